@@ -1,0 +1,2 @@
+//! (written in the next commits)
+#![no_std]

@@ -1,0 +1,2 @@
+//! The build tool (written in the next commits).
+fn main() {}
