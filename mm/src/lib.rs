@@ -1,2 +1,9 @@
-//! (written in the next commits)
-#![no_std]
+//! The guest-memory manager: who holds each page frame, how, and whether it may change hands.
+#![cfg_attr(not(any(test, feature = "fake")), no_std)]
+#![forbid(unsafe_code)]
+
+pub mod addr;
+pub mod machine;
+
+pub use addr::{Gfn, Ipa, Pa, Pfn};
+pub use machine::{Machine, Vmid};
