@@ -7,11 +7,13 @@ pub const PAGE_SHIFT: u32 = 12;
 
 macro_rules! address {
     ($( $(#[doc = $doc:literal])+ $addr:ident, $frame:ident; )+) => { $(
-        $(#[doc = $doc])+ In bytes.
+        $(#[doc = $doc])+
+        #[doc = " In bytes."]
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
         pub struct $addr(pub u64);
 
-        $(#[doc = $doc])+ In pages of 4 KiB.
+        $(#[doc = $doc])+
+        #[doc = " In pages of 4 KiB."]
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
         pub struct $frame(pub u64);
 
