@@ -3,6 +3,8 @@
 #![forbid(unsafe_code)]
 
 pub mod addr;
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
 pub mod machine;
 
 pub use addr::{Gfn, Ipa, Pa, Pfn};
