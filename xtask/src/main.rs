@@ -1,2 +1,42 @@
-//! The build tool (written in the next commits).
-fn main() {}
+//! `cargo xtask`: sets up, builds, runs, tests, measures and packs Tenure.
+//!
+//! One file a task. Every task calls [`setup`] first, so that a fresh clone needs one command only. Tasks end in
+//! an [`anyhow::Error`] that names what is missing and how to get it; nothing here panics on the user.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod exec;
+mod paths;
+mod setup;
+mod ui;
+
+/// The build tool of Tenure, a type-1 hypervisor for arm64.
+///
+/// Two commands do all that a newcomer needs, on a fresh machine too: `cargo xtask run` shows the system,
+/// `cargo xtask test` tests it.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    Setup(setup::Args),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().task {
+        Task::Setup(args) => setup::task(&args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
