@@ -18,8 +18,6 @@
 #define GUEST_OP_NEXT 0x100UL
 /* (i): the answer is argument i of the command. */
 #define GUEST_OP_ARG 0x101UL
-/* (esr, elr, far): an exception that no command expected; the guest powers off after it. */
-#define GUEST_OP_EXCEPTION 0x102UL
 
 /* () -> r0 = 0: nothing. */
 #define GUEST_CMD_NOP 0x0UL

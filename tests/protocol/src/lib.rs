@@ -9,7 +9,8 @@
 //!    command, one of [`command`].
 //! 2. ARG(i): for each argument of that command, in order; the answer is its value.
 //!
-//! Text goes, byte by byte, to the device address [`CONSOLE`] as one-byte MMIO writes.
+//! Text goes, byte by byte, to the device address [`CONSOLE`] as one-byte MMIO writes. An exception that no command expected
+//! is told there, and the guest powers off.
 //!
 //! Constants only, for the guest, for hosts in Rust and, as `protocol.h`, for hosts in C.
 #![no_std]
@@ -63,8 +64,6 @@ pub mod op {
         NEXT = 0x100;
         /// (i): the answer is argument i of the command.
         ARG = 0x101;
-        /// (esr, elr, far): an exception that no command expected; the guest powers off after it.
-        EXCEPTION = 0x102;
     }
 }
 
