@@ -7,8 +7,12 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod build;
 mod exec;
+mod initramfs;
 mod paths;
+mod qemu;
+mod run;
 mod setup;
 mod ui;
 
@@ -26,11 +30,15 @@ struct Cli {
 #[derive(Subcommand)]
 enum Task {
     Setup(setup::Args),
+    Build(build::Args),
+    Run(run::Args),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().task {
         Task::Setup(args) => setup::task(&args),
+        Task::Build(args) => build::task(&args),
+        Task::Run(args) => run::task(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

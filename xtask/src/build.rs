@@ -1,0 +1,95 @@
+//! `cargo xtask build`: the hypervisor's image, the bare-metal tests, the driver and the host's programs.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::setup::rust::{BARE_METAL, LINUX};
+use crate::setup::{self, Machine};
+use crate::{paths, ui};
+
+mod cargo;
+mod driver;
+mod flat;
+
+/// Build everything, or the named parts: into target/tenure.img, target/driver/tenure.ko and cargo's own folders.
+#[derive(clap::Args)]
+pub struct Args {
+    /// What to build; nothing means all.
+    parts: Vec<Part>,
+}
+
+/// A part that can be built by itself.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// The hypervisor: target/tenure.img, a raw file with the arm64 Linux `Image` header.
+    Hyp,
+    /// The bare-metal guests and hosts of tests/ (the hosts hold the guests).
+    Bare,
+    /// The Linux driver, against Debian's kernel headers: target/driver/tenure.ko.
+    Driver,
+    /// The programs of the Debian host (tests/story), static.
+    Story,
+}
+
+/// All parts, in the order in which they are built.
+pub const ALL: [Part; 4] = [Part::Hyp, Part::Bare, Part::Driver, Part::Story];
+
+/// The task.
+///
+/// # Errors
+/// Those of set-up and of the first part that does not build.
+pub fn task(args: &Args) -> Result<()> {
+    let machine = setup::ensure()?;
+    let parts = if args.parts.is_empty() { &ALL[..] } else { &args.parts };
+    parts_of(&machine, parts)
+}
+
+/// Builds these parts.
+///
+/// # Errors
+/// The compiler's own words, of the first part that does not build.
+pub fn parts_of(machine: &Machine, parts: &[Part]) -> Result<()> {
+    for part in parts {
+        match part {
+            Part::Hyp => ui::step("hypervisor", true, |_| {
+                cargo::build(machine, BARE_METAL, "tenure-hyp")?;
+                flat::write(&cargo::artifact(BARE_METAL, "tenure-hyp"), &paths::image())
+            })?,
+            Part::Bare => ui::step("bare-metal tests", true, |_| {
+                // The hosts embed the guests.
+                cargo::build(machine, BARE_METAL, "tenure-test-guests")?;
+                cargo::build(machine, BARE_METAL, "tenure-test-hosts")
+            })?,
+            Part::Driver => ui::step("driver", true, |_| driver::build(machine))?,
+            Part::Story => {
+                ui::step("programs of the host", true, |_| cargo::build(machine, LINUX, "tenure-story"))?
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The hypervisor with its symbols and addresses, from which the image was made.
+pub fn hypervisor_elf() -> PathBuf {
+    cargo::artifact(BARE_METAL, "tenure-hyp")
+}
+
+/// A bare-metal guest or host, as a flat binary.
+pub fn bare(name: &str) -> PathBuf {
+    cargo::artifact(BARE_METAL, name)
+}
+
+/// The programs of the Debian host.
+///
+/// # Errors
+/// If their package cannot be looked up.
+pub fn programs() -> Result<Vec<PathBuf>> {
+    let names = cargo::binaries("tenure-story")?;
+    Ok(names.iter().map(|name| cargo::artifact(LINUX, name)).collect())
+}
+
+/// The Linux driver.
+pub fn module() -> PathBuf {
+    driver::dir().join("tenure.ko")
+}

@@ -1,0 +1,73 @@
+//! Rust for arm64, by cargo.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result};
+
+use crate::setup::{Machine, rust};
+use crate::ui::Outcome;
+use crate::{exec, paths};
+
+/// A cold build of the standard library and everything, on a slow machine.
+const LIMIT: Duration = Duration::from_secs(1200);
+
+/// Builds all binaries of a package for a target, in release mode.
+///
+/// # Errors
+/// The compiler's own words.
+pub fn build(machine: &Machine, target: &str, package: &str) -> Result<Outcome> {
+    let begin = SystemTime::now();
+    let mut command = machine.rust.cargo("build", target);
+    command.args(["--release", "--color", "never", "-p", package]);
+    exec::logged(&mut command, &format!("build-{package}"), LIMIT)?;
+    let changed = fs::read_dir(folder(target))?.flatten().any(|entry| {
+        let time = entry.metadata().and_then(|data| data.modified());
+        entry.path().is_file() && time.is_ok_and(|time| time > begin)
+    });
+    let text = package.to_owned();
+    Ok(if changed { Outcome::Done(text) } else { Outcome::Present(text) })
+}
+
+fn folder(target: &str) -> PathBuf {
+    paths::target().join(target).join("release")
+}
+
+/// Where cargo leaves a binary.
+pub fn artifact(target: &str, name: &str) -> PathBuf {
+    folder(target).join(name)
+}
+
+/// The names of a package's binaries.
+///
+/// # Errors
+/// If the workspace has no such package.
+pub fn binaries(package: &str) -> Result<Vec<String>> {
+    let text =
+        exec::output(rust::cargo().args(["metadata", "--format-version", "1", "--no-deps", "--offline"]))?;
+    let metadata: serde_json::Value = serde_json::from_str(&text).context("cargo metadata is no JSON")?;
+    let packages = metadata["packages"].as_array().context("cargo metadata lists no packages")?;
+    let found = packages.iter().find(|found| found["name"] == package);
+    let targets = found.and_then(|found| found["targets"].as_array());
+    let targets = targets.with_context(|| format!("the workspace has no package {package}"))?;
+    let binary = |target: &&serde_json::Value| {
+        target["kind"].as_array().is_some_and(|kinds| kinds.iter().any(|kind| kind == "bin"))
+    };
+    Ok(targets
+        .iter()
+        .filter(binary)
+        .filter_map(|target| target["name"].as_str().map(str::to_owned))
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_packages_binaries_are_found_by_name() {
+        assert_eq!(binaries("xtask").unwrap(), ["xtask"]);
+        assert!(binaries("no-such-package").is_err());
+    }
+}

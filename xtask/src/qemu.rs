@@ -1,0 +1,152 @@
+//! QEMU's command line: which machine, and what is started on it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::paths;
+
+pub mod console;
+pub mod runner;
+
+/// Where `guest-loader` puts the host's kernel and initrd on `virt`, whose RAM begins at 0x4000_0000: above the
+/// hypervisor's image (loaded at the start of RAM) and the device tree (128 MiB above it), aligned to 2 MiB.
+const KERNEL_ADDRESS: u64 = 0x5000_0000;
+/// See [`KERNEL_ADDRESS`]; the kernel needs less than 128 MiB.
+const INITRD_ADDRESS: u64 = 0x5800_0000;
+
+/// A `virt` machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The CPU model, as QEMU names it.
+    pub cpu: String,
+    /// Number of CPUs.
+    pub cpus: u8,
+    /// Version of the interrupt controller, 2 or 3.
+    pub gic: u8,
+    /// RAM in MiB; at least 512, see [`KERNEL_ADDRESS`].
+    pub memory: u32,
+    /// Whether the machine starts at EL2.
+    pub el2: bool,
+    /// Deterministic: one instruction is one nanosecond, and only one CPU.
+    pub icount: bool,
+    /// Further arguments.
+    pub extra: Vec<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            cpu: "cortex-a76".into(),
+            cpus: 4,
+            gic: 3,
+            memory: 1024,
+            el2: true,
+            icount: false,
+            extra: Vec::new(),
+        }
+    }
+}
+
+/// What is started.
+#[derive(Clone, Debug)]
+pub enum Payload {
+    /// Tenure, and under it a kernel that `guest-loader` describes in the device tree.
+    Tenure {
+        /// The host's kernel, or a bare-metal host of tests/hosts.
+        kernel: PathBuf,
+        /// The host's initrd.
+        initrd: Option<PathBuf>,
+        /// The host's command line.
+        bootargs: String,
+    },
+    /// A kernel without a hypervisor, by QEMU's own loader.
+    Bare {
+        /// The kernel: a raw `Image`.
+        kernel: PathBuf,
+        /// Its initrd.
+        initrd: Option<PathBuf>,
+        /// Its command line.
+        bootargs: String,
+    },
+}
+
+impl Config {
+    /// QEMU with this machine and payload; the caller adds where the serial console goes.
+    pub fn command(&self, payload: &Payload) -> Command {
+        let mut qemu = Command::new("qemu-system-aarch64");
+        let el2 = if self.el2 { "virtualization=on," } else { "" };
+        qemu.arg("-M").arg(format!("virt,{el2}gic-version={}", self.gic));
+        qemu.args(["-cpu", &self.cpu, "-smp", &self.cpus.to_string(), "-m", &format!("{}M", self.memory)]);
+        // Without the ROM of a network card that nobody uses.
+        qemu.args(["-nic", "none", "-no-reboot"]);
+        if self.icount {
+            qemu.args(["-icount", "shift=0,sleep=off"]);
+        }
+        match payload {
+            Payload::Tenure { kernel, initrd, bootargs } => {
+                qemu.arg("-kernel").arg(paths::image());
+                qemu.arg("-device").arg(guest_loader(KERNEL_ADDRESS, "kernel", kernel, Some(bootargs)));
+                if let Some(initrd) = initrd {
+                    qemu.arg("-device").arg(guest_loader(INITRD_ADDRESS, "initrd", initrd, None));
+                }
+            }
+            Payload::Bare { kernel, initrd, bootargs } => {
+                qemu.arg("-kernel").arg(kernel).args(["-append", bootargs]);
+                if let Some(initrd) = initrd {
+                    qemu.arg("-initrd").arg(initrd);
+                }
+            }
+        }
+        qemu.args(&self.extra);
+        qemu
+    }
+
+    /// A short name: `cortex-a76 4 CPUs GICv3`.
+    pub fn name(&self) -> String {
+        let plural = if self.cpus == 1 { "CPU" } else { "CPUs" };
+        format!("{} {} {plural} GICv{}", self.cpu, self.cpus, self.gic)
+    }
+}
+
+/// The argument of `-device` that puts a Xen-style module into memory and into the device tree.
+fn guest_loader(address: u64, kind: &str, file: &Path, bootargs: Option<&str>) -> String {
+    let file = escape(&file.to_string_lossy());
+    let bootargs = bootargs.map(|text| format!(",bootargs={}", escape(text))).unwrap_or_default();
+    format!("guest-loader,addr={address:#x},{kind}={file}{bootargs}")
+}
+
+/// A comma inside a value is written twice.
+fn escape(value: &str) -> String {
+    value.replace(',', ",,")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commas_in_bootargs_reach_the_kernel() {
+        let argument = guest_loader(
+            0x5000_0000,
+            "kernel",
+            Path::new("/k/Image"),
+            Some("earlycon=pl011,0x9000000 quiet"),
+        );
+        assert_eq!(
+            argument,
+            "guest-loader,addr=0x50000000,kernel=/k/Image,bootargs=earlycon=pl011,,0x9000000 quiet"
+        );
+    }
+
+    #[test]
+    fn a_machine_without_el2_does_not_ask_for_it() {
+        let payload = Payload::Bare { kernel: "Image".into(), initrd: None, bootargs: String::new() };
+        let plain = Config { el2: false, gic: 2, ..Config::default() };
+        let text = crate::exec::show(&plain.command(&payload));
+        assert!(text.contains("-M virt,gic-version=2 "), "{text}");
+        assert!(
+            crate::exec::show(&Config::default().command(&payload))
+                .contains("virt,virtualization=on,gic-version=3")
+        );
+    }
+}
