@@ -18,9 +18,9 @@
 #[cfg(target_arch = "aarch64")]
 use crate::frame;
 
-/// Function id that the vector answers by itself: SMCCC owner 6 (vendor hypervisor), fast HVC64, function 0x300. It must
+/// Function id that the vector answers by itself: SMCCC owner 6 (vendor hypervisor), fast HVC64, function 0x100. It must
 /// be the id of the version call in `tenure-abi`; the EL2 binary asserts that.
-pub const FAST_VERSION_ID: u32 = 0xc600_0300;
+pub const FAST_VERSION_ID: u32 = 0xc600_0100;
 /// What it answers in `x1`; asserted likewise.
 pub const FAST_VERSION: u32 = 0x0001_0000;
 

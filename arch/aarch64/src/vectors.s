@@ -49,7 +49,7 @@ tenure_vectors:
     movz    w1, #{FAST_VERSION_HI}, lsl #16
     ldp     x16, x17, [sp], #16
     mov     x0, #0
-    mov     x2, #0
+    mov     x2, #-1
     mov     x3, #0
     eret
     // Straight-line speculation past ERET stops here.

@@ -1,0 +1,27 @@
+//! The device tree: checked, read once into types of our own, and edited for the host.
+//!
+//! A tree comes from firmware that Tenure trusts to mean well, not to be well-formed. Three steps, each pure and tested
+//! on the build machine:
+//!
+//! 1. [`check`]: a small validator of our own refuses whatever would make the parsers below it panic, and takes NOPs
+//!    out (one of them misreads those);
+//! 2. [`read`]: the `fdt` crate walks the checked tree once, into [`Platform`];
+//! 3. [`edit`]: `dtoolkit` builds the tree that the host gets.
+//!
+//! Source: Devicetree Specification 0.4 (`DTSpec` below).
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod check;
+pub mod edit;
+pub mod platform;
+pub mod read;
+#[cfg(test)]
+mod sample;
+
+pub use check::{Malformed, check};
+pub use platform::{Conduit, Cpu, Gic, Platform, Region, Reserved, Uart};
