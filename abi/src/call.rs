@@ -39,15 +39,19 @@ constants! { "TENURE_CALL_";
     /// (handle, index, sequence): the host refuses it; the guest's call fails.
     REFUSE = 0xC600_0119;
 
+    /// (handle, flags): sets the VM's rights (TENURE_VM_RIGHT_*), before activation.
+    VM_SET_RIGHTS = 0xC600_011A;
+
     /// (handle, gfn, pfn, count, kind): gives frames to the VM, scrubbed; kind = TENURE_ADDR_PRIVATE or _SHARED.
     DONATE = 0xC600_0120;
-    /// (handle, gfn, count): takes frames without a guest leaf back, scrubbed; the address keeps its status.
+    /// (handle, pfn, count): takes frames without a guest leaf back, scrubbed; the address keeps its status.
     RECLAIM = 0xC600_0121;
     /// (handle, gfn, count, status): declares unpopulated addresses (before activation, or a plain VM).
     SET_STATUS = 0xC600_0122;
     /// (handle, gfn, count, to): converts with contents (before activation, or a plain VM's donated memory).
     CONVERT = 0xC600_0123;
-    /// (handle, gfn, pfn, count): maps frames that stay the host's into a plain VM.
+    /// (handle, gfn, pfn, count): maps frames that stay the host's into a plain VM, or frames that are shared with
+    /// the VM already and have no guest leaf.
     GUEST_MAP = 0xC600_0124;
     /// (handle, gfn, count): drops guest leaves; never of a private page of an active protected VM.
     GUEST_UNMAP = 0xC600_0125;

@@ -71,6 +71,10 @@ constants! { "TENURE_BLOCK_";
     COUNT_LIMIT = 1 << 9;
     /// A vCPU or another call still uses the VM.
     VM_IN_USE = 1 << 10;
+    /// The VM's pool is short of table memory.
+    VM_POOL = 1 << 11;
+    /// The host's own pool is short of table memory.
+    HOST_POOL = 1 << 12;
 }
 
 /// What blocks a page: a set of the `TENURE_BLOCK_*` bits.

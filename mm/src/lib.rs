@@ -1,11 +1,37 @@
 //! The guest-memory manager: who holds each page frame, how, and whether it may change hands.
+//!
+//! - [`word`]: the page word, one atomic 64-bit value a frame; freeze and publish.
+//! - [`state`]: the one table of transitions. **Whether a page may be unshared is decided there.**
+//! - [`transition`]: the operations, *check, then commit*.
+//! - [`stage2`]: translation tables of guests and of the host; [`tlb`] invalidates them, [`pool`] feeds them.
+//! - [`vm`]: handles and lifetime. [`manager`]: the whole.
+//! - [`machine`]: what the hardware has to offer.
+//!
+//! Portable, without unsafe code, globals or instructions; the tests run the same code on a machine that is as nasty
+//! as the architecture allows.
 #![cfg_attr(not(any(test, feature = "fake")), no_std)]
 #![forbid(unsafe_code)]
 
 pub mod addr;
 #[cfg(any(test, feature = "fake"))]
-pub mod fake;
+pub mod audit;
+pub mod frames;
 pub mod machine;
+pub mod manager;
+pub mod pool;
+pub mod stage2;
+pub mod state;
+pub mod sync;
+pub mod tlb;
+pub mod transition;
+pub mod vm;
+pub mod word;
 
 pub use addr::{Gfn, Ipa, Pa, Pfn};
+pub use frames::{Frames, Region};
 pub use machine::{Machine, Vmid};
+pub use manager::{Config, Mm, Totals};
+pub use state::Refusal;
+pub use transition::{Access, GuestFault, HostFault, PinKind, Unpinned, Unshare};
+pub use vm::{MAX_VMS, Slot, Vm, VmHandle, VmRef};
+pub use word::{PageWord, Word};

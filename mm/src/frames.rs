@@ -1,0 +1,60 @@
+//! The page database: a word for every RAM frame of the machine.
+
+use crate::addr::Pfn;
+use crate::word::PageWord;
+
+/// Words of one contiguous region of RAM.
+#[derive(Clone, Copy, Debug)]
+pub struct Region<'a> {
+    /// First frame.
+    pub first: Pfn,
+    /// One word a frame.
+    pub words: &'a [PageWord],
+}
+
+/// All regions, in ascending order, without overlap.
+#[derive(Clone, Copy, Debug)]
+pub struct Frames<'a> {
+    regions: &'a [Region<'a>],
+}
+
+impl<'a> Frames<'a> {
+    /// The database over `regions`.
+    pub const fn new(regions: &'a [Region<'a>]) -> Self {
+        Self { regions }
+    }
+
+    /// The word of a frame, or `None` where there is no RAM.
+    #[inline]
+    pub fn word(&self, frame: Pfn) -> Option<&'a PageWord> {
+        for region in self.regions {
+            let index = frame.0.wrapping_sub(region.first.0);
+            if let Some(word) = region.words.get(index as usize) {
+                return Some(word);
+            }
+        }
+        None
+    }
+
+    /// All regions.
+    pub const fn regions(&self) -> &'a [Region<'a>] {
+        self.regions
+    }
+
+    /// Number of RAM frames.
+    pub fn len(&self) -> u64 {
+        self.regions.iter().map(|region| region.words.len() as u64).sum()
+    }
+
+    /// True for a machine without RAM.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// First RAM frame and the one past the last.
+    pub fn span(&self) -> (Pfn, Pfn) {
+        let first = self.regions.first().map_or(Pfn(0), |region| region.first);
+        let end = self.regions.last().map_or(Pfn(0), |region| region.first.offset(region.words.len() as u64));
+        (first, end)
+    }
+}

@@ -1,0 +1,128 @@
+//! A guest's stage 2: walks without a lock, changes of structure under the VM's.
+//!
+//! Table pages of a live VM are never recycled, so a walk that raced a change reads an old entry, never another
+//! page's. A populated address has a level-3 leaf; an unpopulated one has its status in the invalid entry of
+//! whatever level the walk ends at.
+
+use crate::addr::{Gfn, Pa};
+use crate::machine::Machine;
+use crate::pool::Pool;
+use crate::stage2::{Descriptor, ENTRIES, LEAF_LEVEL, ROOT_LEVEL, frames_per_entry, index};
+
+/// Where a walk ended, and what it read there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Entry {
+    /// The table page.
+    pub table: Pa,
+    /// Index in it.
+    pub index: usize,
+    /// Level of the table.
+    pub level: u32,
+    /// The descriptor as read.
+    pub descriptor: Descriptor,
+}
+
+impl Entry {
+    /// Reads the entry again.
+    #[inline]
+    pub fn reread<M: Machine>(&self, machine: &M) -> Descriptor {
+        Descriptor(machine.read(self.table, self.index))
+    }
+
+    /// Writes the entry.
+    pub fn write<M: Machine>(&self, machine: &M, descriptor: Descriptor) {
+        machine.write(self.table, self.index, descriptor.0);
+    }
+}
+
+/// Walks to the entry that decides about `gfn`.
+#[inline]
+pub fn walk<M: Machine>(machine: &M, root: Pa, gfn: Gfn) -> Entry {
+    let mut table = root;
+    let mut level = ROOT_LEVEL;
+    loop {
+        let index = index(gfn.0, level) & (ENTRIES as usize - 1);
+        let descriptor = Descriptor(machine.read(table, index));
+        if !descriptor.is_table(level) {
+            return Entry { table, index, level, descriptor };
+        }
+        table = descriptor.next();
+        level += 1;
+    }
+}
+
+/// A walker that remembers the level-3 table of the last page: ranges cost one walk per 2 MiB.
+#[derive(Debug)]
+pub struct Cursor {
+    root: Pa,
+    table: Option<Pa>,
+    region: u64,
+}
+
+impl Cursor {
+    /// A walker from `root`.
+    pub const fn new(root: Pa) -> Self {
+        Self { root, table: None, region: u64::MAX }
+    }
+
+    /// As [`walk`].
+    #[inline]
+    pub fn entry<M: Machine>(&mut self, machine: &M, gfn: Gfn) -> Entry {
+        let region = gfn.0 / ENTRIES;
+        if let (true, Some(table)) = (region == self.region, self.table) {
+            let index = (gfn.0 % ENTRIES) as usize;
+            return Entry {
+                table,
+                index,
+                level: LEAF_LEVEL,
+                descriptor: Descriptor(machine.read(table, index)),
+            };
+        }
+        let entry = walk(machine, self.root, gfn);
+        self.region = region;
+        self.table = (entry.level == LEAF_LEVEL).then_some(entry.table);
+        entry
+    }
+}
+
+/// Tables that [`ensure`] will take from the pool to reach level 3 for all of `count` frames from `gfn`.
+pub fn tables_needed<M: Machine>(machine: &M, root: Pa, gfn: Gfn, count: u64) -> u64 {
+    let mut needed = 0u64;
+    let mut new_level2 = u64::MAX;
+    let mut at = gfn.0;
+    let end = gfn.0.saturating_add(count);
+    while at < end {
+        let entry = walk(machine, root, Gfn(at));
+        let gigabyte = at / frames_per_entry(ROOT_LEVEL);
+        if entry.level == ROOT_LEVEL && gigabyte != new_level2 {
+            new_level2 = gigabyte;
+            needed += 1;
+        }
+        if entry.level < LEAF_LEVEL {
+            needed += 1;
+        }
+        at = (at / ENTRIES + 1) * ENTRIES;
+    }
+    needed
+}
+
+/// Reaches level 3 for `gfn`, making tables that repeat the status of the entry that they replace.
+///
+/// Returns `None`, without a trace, if the pool runs dry (callers reserve by [`tables_needed`] first).
+pub fn ensure<M: Machine>(machine: &M, pool: &mut Pool, root: Pa, gfn: Gfn) -> Option<Entry> {
+    loop {
+        let entry = walk(machine, root, gfn);
+        if entry.level == LEAF_LEVEL {
+            return Some(entry);
+        }
+        let table = pool.take(machine)?.base();
+        if entry.descriptor != Descriptor::INVALID {
+            for slot in 0..ENTRIES as usize {
+                machine.write(table, slot, entry.descriptor.0);
+            }
+        }
+        // The new table must be visible before the walker can be led to it.
+        machine.dsb_ishst();
+        entry.write(machine, Descriptor::table(table));
+    }
+}

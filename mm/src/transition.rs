@@ -1,0 +1,140 @@
+//! Operations on pages: find the words, ask [`crate::state`], carry the step out.
+//!
+//! All follow one pattern, *check, then commit*:
+//! 1. **Freeze** every word of the range from the very value that the verdict was made of. A frozen or refused word
+//!    ends the call: dropping what is held thaws it, nothing was changed.
+//! 2. **Reserve**: under the structure locks, see that all table memory is there.
+//! 3. **Commit**, which cannot fail: write tables, invalidate once, wait, scrub, publish.
+//!
+//! A frame is found through a guest address by *leaf, word, leaf again*: the second read shows that the leaf stood
+//! when the word was read, and the freeze from that very word (whose version moves with each leaf made or removed)
+//! shows that it still stands.
+//!
+//! Lock order: page words (frozen, never waited for) → the VM's structure → the host's structure.
+
+mod convert;
+mod donate;
+mod host;
+mod map;
+mod pin;
+mod pools;
+mod reclaim;
+mod status;
+mod teardown;
+
+use arrayvec::ArrayVec;
+use tenure_abi::MAX_ATOMIC_PAGES;
+
+use crate::addr::{Gfn, Pa, Pfn};
+use crate::machine::{Machine, Vmid};
+use crate::manager::Mm;
+use crate::pool::Pool;
+use crate::stage2::Descriptor;
+use crate::stage2::guest::{Cursor, Entry};
+use crate::state::Refusal;
+use crate::tlb::Flush;
+use crate::vm::Vm;
+use crate::word::{Frozen, PageWord, Word};
+
+pub use convert::Unshare;
+pub use host::{Access, HostFault};
+pub use map::GuestFault;
+pub use pin::{PinKind, Unpinned};
+pub use pools::Returned;
+pub use status::GuestQuery;
+pub use teardown::Destroyed;
+
+/// Words that one call holds frozen.
+pub(crate) type Held<'w> = ArrayVec<Frozen<'w>, { MAX_ATOMIC_PAGES as usize }>;
+
+/// What stands at a guest address.
+pub(crate) enum Seen<'w> {
+    /// A frame: its cell, and the word as it was while the leaf stood.
+    Frame { cell: &'w PageWord, word: Word, frame: Pfn },
+    /// No frame: the entry that keeps the status.
+    Empty(Entry),
+}
+
+impl<'a, M: Machine> Mm<'a, M> {
+    /// Looks at a guest address without taking anything.
+    #[inline]
+    pub(crate) fn look(&self, cursor: &mut Cursor, gfn: Gfn) -> Result<Seen<'a>, Refusal> {
+        let entry = cursor.entry(&self.machine, gfn);
+        if !entry.descriptor.is_leaf(entry.level) {
+            return Ok(Seen::Empty(entry));
+        }
+        let frame = entry.descriptor.frame();
+        let cell = self.cell(frame)?;
+        let word = cell.load();
+        if entry.reread(&self.machine) != entry.descriptor {
+            return Err(Refusal::FROZEN);
+        }
+        Ok(Seen::Frame { cell, word, frame })
+    }
+
+    /// The VM's root table, made if there is none.
+    pub(crate) fn ensure_root(&self, vm: &Vm, pool: &mut Pool) -> Result<Pa, Refusal> {
+        if let Some(root) = vm.root() {
+            return Ok(root);
+        }
+        let root = pool.take(&self.machine).ok_or(Refusal::VM_POOL)?.base();
+        self.machine.dsb_ishst();
+        vm.set_root(Some(root));
+        Ok(root)
+    }
+
+    /// Sees that the host's leaves of `count` frames from `first` can be reached, leaving `reserve` pages.
+    pub(crate) fn reserve_host(
+        &self,
+        pool: &Pool,
+        first: Pfn,
+        count: u64,
+        reserve: u64,
+    ) -> Result<(), Refusal> {
+        let needed = self.host.tables_needed(&self.machine, first, count);
+        if pool.free() < needed.saturating_add(reserve) { Err(Refusal::HOST_POOL) } else { Ok(()) }
+    }
+
+    /// Removes the host's mapping of frozen frames that are the host's, and waits. Tables were reserved.
+    pub(crate) fn unmap_own(&self, pool: &mut Pool, held: &[Frozen<'_>]) {
+        let mut mapped = 0;
+        for page in held {
+            if let Some(entry) = self.host.split(&self.machine, pool, page.frame()) {
+                mapped += u64::from(entry.descriptor.is_valid());
+            }
+        }
+        if mapped > 0 {
+            self.drop_host_leaves(held.iter().map(Frozen::frame), mapped);
+        }
+    }
+
+    /// Makes the host's level-3 entries of frozen frames invalid, and waits until no CPU holds their translations.
+    pub(crate) fn drop_host_leaves(&self, frames: impl Iterator<Item = Pfn> + Clone, count: u64) {
+        for frame in frames.clone() {
+            if let Some(entry) = self.host.leaf(&self.machine, frame) {
+                entry.write(&self.machine, Descriptor::INVALID);
+            }
+        }
+        let flush = Flush::begin(&self.machine, Vmid::HOST, count);
+        frames.for_each(|frame| flush.page(frame));
+        flush.finish();
+    }
+
+    /// Scrubs frames and waits.
+    pub(crate) fn scrub_all(&self, frames: impl Iterator<Item = Pfn>) {
+        frames.for_each(|frame| self.machine.scrub(frame));
+        self.machine.dsb_ish();
+    }
+}
+
+/// Freezes one more word.
+pub(crate) fn hold<'w>(
+    held: &mut Held<'w>,
+    cell: &'w PageWord,
+    frame: Pfn,
+    word: Word,
+    during: Word,
+) -> Result<(), Refusal> {
+    let page = cell.freeze(frame, word, during).map_err(|_| Refusal::FROZEN)?;
+    held.try_push(page).map_err(|_| Refusal::INVALID)
+}

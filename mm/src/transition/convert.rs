@@ -1,0 +1,327 @@
+//! Share and unshare: the guest's calls, the host's consent to them, and conversions by the host where it may.
+
+use tenure_abi::MAX_ATOMIC_PAGES;
+use tenure_abi::flags::{status, unshare as flags};
+use tenure_abi::reply::{Reply, Status};
+
+use super::{Held, Seen, hold};
+use crate::addr::{Gfn, checked_end};
+use crate::machine::Machine;
+use crate::manager::{Mm, SCRUB_CHUNK};
+use crate::stage2::guest::{Cursor, Entry, ensure, tables_needed, walk};
+use crate::stage2::{Descriptor, GUEST_FRAMES};
+use crate::state::{self, Refusal, Share, UnshareHow};
+use crate::vm::Vm;
+use crate::word::{Frozen, Word};
+
+/// Checked flags of an unshare.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Unshare {
+    how: UnshareHow,
+    zero: bool,
+}
+
+impl Unshare {
+    /// Reads the guest's flags.
+    ///
+    /// # Errors
+    /// INVALID: unknown flags, WAIT without DRAIN, or ZERO with DRAIN. DENIED: REVOKE without the right.
+    pub fn from_flags(vm: &Vm, raw: u64) -> Result<Self, Status> {
+        let has = |flag| raw & flag != 0;
+        if raw & !flags::ALL != 0
+            || has(flags::WAIT) && !has(flags::DRAIN)
+            || has(flags::ZERO) && has(flags::DRAIN)
+        {
+            return Err(Status::Invalid);
+        }
+        if has(flags::REVOKE) && !vm.may_revoke() {
+            return Err(Status::Denied);
+        }
+        let how = UnshareHow {
+            drain: has(flags::DRAIN),
+            wait: has(flags::WAIT),
+            revoke: has(flags::REVOKE),
+            consent: false,
+        };
+        Ok(Self { how, zero: has(flags::ZERO) })
+    }
+}
+
+/// A conversion of a range.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Convert {
+    Share,
+    Unshare { how: UnshareHow, contents: Contents },
+}
+
+/// What happens to the contents of a page that becomes private.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Contents {
+    /// They stay.
+    Keep,
+    /// They are zeroed.
+    Zero,
+    /// They stay and will be run: the first image.
+    Image,
+}
+
+/// What one word needs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Step {
+    Publish(Word),
+    DropHostLeaf(Word),
+    Drain(Word),
+}
+
+impl Convert {
+    fn step(self, word: Word, vm: &Vm) -> Result<Step, Refusal> {
+        Ok(match self {
+            Self::Share => match state::share(word, vm.slot())? {
+                Share::Already => Step::Publish(word),
+                Share::Swap(next) => Step::Publish(next),
+                Share::DropScrap(next) => Step::DropHostLeaf(next),
+            },
+            Self::Unshare { how, .. } => match state::unshare(word, vm.slot(), how)? {
+                state::Unshare::Already => Step::Publish(word),
+                state::Unshare::Swap(next) => Step::Publish(next),
+                state::Unshare::DropHostLeaf(next) if word.has_host_leaf() => Step::DropHostLeaf(next),
+                state::Unshare::DropHostLeaf(next) => Step::Publish(next),
+                state::Unshare::Drain(next) => Step::Drain(next),
+            },
+        })
+    }
+
+    /// The status that an unpopulated address has afterwards.
+    fn address_status(self, before: u64) -> Result<u64, Refusal> {
+        match (self, before) {
+            (Self::Share, status::PRIVATE | status::SHARED | status::RELINQUISHED) => Ok(status::SHARED),
+            (Self::Unshare { .. }, status::SHARED | status::PRIVATE) => Ok(status::PRIVATE),
+            (Self::Unshare { .. }, status::RELINQUISHED) => Ok(status::RELINQUISHED),
+            _ => Err(Refusal::UNPOPULATED),
+        }
+    }
+}
+
+impl<'a, M: Machine> Mm<'a, M> {
+    /// The guest shares `count` pages from `gfn`. All of the first 512, or none.
+    pub fn guest_share(&self, vm: &Vm, gfn: Gfn, count: u64) -> Reply {
+        if checked_end(gfn.0, count, GUEST_FRAMES).is_none() {
+            return Reply::refused(Status::Invalid);
+        }
+        if count == 1
+            && let Some(reply) = self.swap_one(vm, gfn, Convert::Share)
+        {
+            return reply;
+        }
+        self.convert(vm, gfn, count, Convert::Share)
+    }
+
+    /// The guest takes `count` pages from `gfn` back. All of the first 512 (32 with ZERO), or none.
+    ///
+    /// RETRY with a host leaf in the mask means: ask the host, see [`Mm::consent`].
+    pub fn guest_unshare(&self, vm: &Vm, gfn: Gfn, count: u64, how: Unshare) -> Reply {
+        self.unshare(vm, gfn, count, how.how, if how.zero { Contents::Zero } else { Contents::Keep })
+    }
+
+    /// The host agrees to a request that the guest made: as the guest's own call, but host leaves are dropped.
+    /// Everything is checked again.
+    pub fn consent(&self, vm: &Vm, gfn: Gfn, count: u64, how: Unshare) -> Reply {
+        let contents = if how.zero { Contents::Zero } else { Contents::Keep };
+        self.unshare(vm, gfn, count, UnshareHow { consent: true, ..how.how }, contents)
+    }
+
+    /// The host converts, contents kept: before activation, or memory of a plain VM.
+    pub fn host_convert(&self, vm: &Vm, gfn: Gfn, count: u64, to: u64) -> Reply {
+        if vm.is_sealed() {
+            return Refusal::STATE.whole();
+        }
+        if checked_end(gfn.0, count, GUEST_FRAMES).is_none() {
+            return Reply::refused(Status::Invalid);
+        }
+        // Hashing bounds how many pages of a first image one call can take.
+        let measured = vm.is_protected();
+        let count = if measured { 1 } else { count };
+        let reply = match to {
+            status::SHARED => self.convert(vm, gfn, count, Convert::Share),
+            status::PRIVATE => {
+                let how = UnshareHow { consent: true, ..UnshareHow::default() };
+                let contents = if measured { Contents::Image } else { Contents::Keep };
+                self.unshare(vm, gfn, count, how, contents)
+            }
+            _ => Reply::refused(Status::Invalid),
+        };
+        if measured && reply.is_success() {
+            self.measure_page(vm, gfn, to);
+        }
+        reply
+    }
+
+    fn unshare(&self, vm: &Vm, gfn: Gfn, count: u64, how: UnshareHow, contents: Contents) -> Reply {
+        if checked_end(gfn.0, count, GUEST_FRAMES).is_none() {
+            return Reply::refused(Status::Invalid);
+        }
+        let op = Convert::Unshare { how, contents };
+        match contents {
+            Contents::Keep => {
+                if count == 1
+                    && let Some(reply) = self.swap_one(vm, gfn, op)
+                {
+                    return reply;
+                }
+                self.convert(vm, gfn, count, op)
+            }
+            Contents::Zero | Contents::Image => self.convert(vm, gfn, count.min(SCRUB_CHUNK), op),
+        }
+    }
+
+    /// The fast path: one populated page that needs no table write. One walk, one compare-and-swap.
+    #[inline]
+    fn swap_one(&self, vm: &Vm, gfn: Gfn, op: Convert) -> Option<Reply> {
+        let mut cursor = Cursor::new(vm.root()?);
+        let (cell, word) = match self.look(&mut cursor, gfn) {
+            Ok(Seen::Frame { cell, word, .. }) => (cell, word),
+            Ok(Seen::Empty(_)) => return None,
+            Err(refusal) => return Some(refusal.at(0)),
+        };
+        let (next, reply) = match op.step(word, vm) {
+            Ok(Step::Publish(next)) => (next, Reply::done(1)),
+            Ok(Step::Drain(next)) => {
+                let mask = state::pins_mask(word);
+                (next, Reply { status: Status::Pending, done: 1, first: 0, mask })
+            }
+            Ok(Step::DropHostLeaf(_)) => return None,
+            Err(refusal) => return Some(refusal.at(0)),
+        };
+        if next != word && cell.swap(word, next).is_err() {
+            return Some(Refusal::FROZEN.at(0));
+        }
+        Some(reply)
+    }
+
+    fn convert(&self, vm: &Vm, gfn: Gfn, count: u64, op: Convert) -> Reply {
+        let count = count.min(MAX_ATOMIC_PAGES);
+        let Some(root) = vm.root() else { return Refusal::UNPOPULATED.at(0) };
+        let mut cursor = Cursor::new(root);
+        let mut held = Held::new();
+        let mut empty = 0u64;
+        let mut leaves = 0u64;
+        let mut drain = None;
+        for index in 0..count {
+            let seen = match self.look(&mut cursor, gfn.offset(index)) {
+                Ok(seen) => seen,
+                Err(refusal) => return refusal.at(index),
+            };
+            let verdict = match seen {
+                Seen::Frame { cell, word, frame } => op.step(word, vm).and_then(|step| {
+                    match step {
+                        Step::Publish(_) => {}
+                        Step::DropHostLeaf(_) => leaves += 1,
+                        Step::Drain(_) => drain = drain.or(Some((index, state::pins_mask(word)))),
+                    }
+                    hold(&mut held, cell, frame, word, word)
+                }),
+                Seen::Empty(entry) => {
+                    empty += 1;
+                    op.address_status(entry.descriptor.address_status()).map(|_| ())
+                }
+            };
+            if let Err(refusal) = verdict {
+                return refusal.at(index);
+            }
+        }
+        if empty == 0 {
+            self.commit(vm, op, held, leaves);
+        } else if let Err(reply) = self.convert_with_addresses(vm, gfn, count, op, empty, held, leaves) {
+            return reply;
+        }
+        match drain {
+            Some((first, mask)) => Reply { status: Status::Pending, done: count, first, mask },
+            None => Reply::done(count),
+        }
+    }
+
+    /// As [`Mm::commit`], for a range of which `empty` addresses have no frame: their status changes as well.
+    #[allow(clippy::too_many_arguments, reason = "the parts of one transition")]
+    fn convert_with_addresses(
+        &self,
+        vm: &Vm,
+        gfn: Gfn,
+        count: u64,
+        op: Convert,
+        empty: u64,
+        held: Held<'_>,
+        leaves: u64,
+    ) -> Result<(), Reply> {
+        let mut inner = vm.lock();
+        let Some(root) = vm.root() else { return Err(Refusal::UNPOPULATED.at(0)) };
+        let mut changes = false;
+        let mut still_empty = 0u64;
+        for index in 0..count {
+            let entry = walk(&self.machine, root, gfn.offset(index));
+            if entry.descriptor.is_leaf(entry.level) {
+                continue;
+            }
+            still_empty += 1;
+            let before = entry.descriptor.address_status();
+            changes |= op.address_status(before).map_err(|refusal| refusal.at(index))? != before;
+        }
+        // Frames that were there are frozen and stand still; one that came since is a transition in flight.
+        if still_empty != empty {
+            return Err(Refusal::FROZEN.at(0));
+        }
+        if changes && inner.pool.free() < tables_needed(&self.machine, root, gfn, count) {
+            return Err(Refusal::VM_POOL.whole());
+        }
+        self.commit(vm, op, held, leaves);
+        if changes {
+            for index in 0..count {
+                let Some(entry) = ensure(&self.machine, &mut inner.pool, root, gfn.offset(index)) else {
+                    break;
+                };
+                rewrite(&self.machine, entry, op);
+            }
+            self.machine.dsb_ishst();
+        }
+        Ok(())
+    }
+
+    fn commit(&self, vm: &Vm, op: Convert, held: Held<'_>, leaves: u64) {
+        let contents = match op {
+            Convert::Share => Contents::Keep,
+            Convert::Unshare { contents, .. } => contents,
+        };
+        if leaves > 0 {
+            let dropping = held
+                .iter()
+                .filter(|page| matches!(op.step(page.before(), vm), Ok(Step::DropHostLeaf(_))))
+                .map(Frozen::frame);
+            self.drop_host_leaves(dropping, leaves);
+        }
+        if contents != Contents::Keep {
+            let fresh =
+                held.iter().filter(|page| op.step(page.before(), vm) != Ok(Step::Publish(page.before())));
+            match contents {
+                Contents::Zero => self.scrub_all(fresh.map(Frozen::frame)),
+                _ => fresh.for_each(|page| {
+                    self.machine.clean_to_poc(page.frame());
+                    self.machine.sync_icache(page.frame());
+                }),
+            }
+        }
+        for page in held {
+            match op.step(page.before(), vm) {
+                Ok(Step::Publish(next) | Step::DropHostLeaf(next) | Step::Drain(next)) => page.publish(next),
+                // The verdict is a function of the word, which was frozen: it was not a refusal before.
+                Err(_) => drop(page),
+            }
+        }
+    }
+}
+
+fn rewrite<M: Machine>(machine: &M, entry: Entry, op: Convert) {
+    if !entry.descriptor.is_valid()
+        && let Ok(after) = op.address_status(entry.descriptor.address_status())
+    {
+        entry.write(machine, Descriptor::status(after));
+    }
+}

@@ -1,0 +1,100 @@
+//! Donate: frames of the host become a guest's, scrubbed.
+
+use tenure_abi::flags::status;
+use tenure_abi::page::State;
+use tenure_abi::reply::{self, Reply, Status};
+
+use super::{Held, hold};
+use crate::addr::{Gfn, Pfn, checked_end};
+use crate::machine::Machine;
+use crate::manager::{Mm, SCRUB_CHUNK};
+use crate::stage2::guest::{ensure, tables_needed, walk};
+use crate::stage2::host::{FRAMES, RESERVE};
+use crate::stage2::{Descriptor, GUEST_FRAMES};
+use crate::state::{self, Refusal};
+use crate::vm::Vm;
+use crate::word::Frozen;
+
+/// The address expects another kind, or has a frame already.
+const ADDRESS: Refusal = Refusal { status: Status::Denied, mask: reply::STATE };
+
+impl<'a, M: Machine> Mm<'a, M> {
+    /// Gives the frames from `pfn` to the VM at `gfn`, as `kind` (`TENURE_ADDR_PRIVATE` or `_SHARED`), which must be
+    /// what the guest's addresses say. The first 32, or none; `done` says how many.
+    pub fn donate(&self, vm: &Vm, gfn: Gfn, pfn: Pfn, count: u64, kind: u64) -> Reply {
+        if checked_end(gfn.0, count, GUEST_FRAMES).is_none() || checked_end(pfn.0, count, FRAMES).is_none() {
+            return Reply::refused(Status::Invalid);
+        }
+        let state = match kind {
+            status::PRIVATE => State::Private,
+            status::SHARED => State::Shared,
+            _ => return Reply::refused(Status::Invalid),
+        };
+        let count = count.min(SCRUB_CHUNK);
+        let mut held = Held::new();
+        if let Err(reply) = self.freeze_donation(&mut held, pfn, count, true) {
+            return reply;
+        }
+        let mut inner = vm.lock();
+        let root = match self.ensure_root(vm, &mut inner.pool) {
+            Ok(root) => root,
+            Err(refusal) => return refusal.whole(),
+        };
+        for index in 0..count {
+            let entry = walk(&self.machine, root, gfn.offset(index));
+            let expected = match entry.descriptor.address_status() {
+                status::PRIVATE | status::RELINQUISHED => status::PRIVATE,
+                other => other,
+            };
+            if entry.descriptor.is_valid() || expected != kind {
+                return ADDRESS.at(index);
+            }
+        }
+        if inner.pool.free() < tables_needed(&self.machine, root, gfn, count) {
+            return Refusal::VM_POOL.whole();
+        }
+        {
+            let mut host_pool = self.host_pool();
+            if let Err(refusal) = self.reserve_host(&host_pool, pfn, count, RESERVE) {
+                return refusal.whole();
+            }
+            self.unmap_own(&mut host_pool, &held);
+        }
+        self.scrub_all(held.iter().map(Frozen::frame));
+        for (index, page) in (0..).zip(&held) {
+            self.machine.sync_icache(page.frame());
+            // Reserved above: the entry is there.
+            if let Some(entry) = ensure(&self.machine, &mut inner.pool, root, gfn.offset(index)) {
+                entry.write(&self.machine, Descriptor::page(page.frame(), self.guest_attr));
+            }
+        }
+        self.machine.dsb_ishst();
+        for page in held {
+            let word = page.before().with_state(state, vm.slot()).with_host_leaf(false);
+            page.publish(word.add_guest_leaf().unwrap_or(word));
+        }
+        Reply::done(count)
+    }
+
+    /// Freezes frames that the host may give away. With `leaf`, the frozen word already counts the guest's leaf.
+    pub(crate) fn freeze_donation<'w>(
+        &'w self,
+        held: &mut Held<'w>,
+        pfn: Pfn,
+        count: u64,
+        leaf: bool,
+    ) -> Result<(), Reply> {
+        for index in 0..count {
+            let frame = pfn.offset(index);
+            let cell = self.cell(frame).map_err(|refusal| refusal.at(index))?;
+            let word = cell.load();
+            let during = match (state::donate(word), leaf) {
+                (Ok(()), true) => word.add_guest_leaf().map_err(|_| Refusal::LIMIT.at(index))?,
+                (Ok(()), false) => word,
+                (Err(refusal), _) => return Err(refusal.at(index)),
+            };
+            hold(held, cell, frame, word, during).map_err(|refusal| refusal.at(index))?;
+        }
+        Ok(())
+    }
+}

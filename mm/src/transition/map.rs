@@ -1,0 +1,157 @@
+//! Guest leaves that the host makes and drops, and the guest's faults.
+
+use tenure_abi::MAX_ATOMIC_PAGES;
+use tenure_abi::flags::status;
+use tenure_abi::page::State;
+use tenure_abi::reply::{Reply, Status};
+
+use super::{Held, Seen, hold};
+use crate::addr::{Gfn, Ipa, Pfn, checked_end};
+use crate::machine::Machine;
+use crate::manager::{Mm, SCRUB_CHUNK};
+use crate::stage2::guest::{Cursor, ensure, tables_needed, walk};
+use crate::stage2::host::FRAMES;
+use crate::stage2::{Descriptor, GUEST_FRAMES};
+use crate::state::{self, Refusal};
+use crate::sync::Ordering;
+use crate::tlb::Flush;
+use crate::vm::Vm;
+use crate::word::Word;
+
+/// What a fault of a guest leads to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GuestFault {
+    /// Return to the instruction: the leaf is there.
+    Resume,
+    /// Declared RAM without a frame: the host is asked for one of this kind (`TENURE_ADDR_PRIVATE` or `_SHARED`).
+    Populate(u64),
+    /// A device that the host emulates.
+    Device,
+    /// Nothing is declared here: a plain VM's host decides, a protected guest gets an abort.
+    Undeclared,
+}
+
+impl<'a, M: Machine> Mm<'a, M> {
+    /// The guest faulted in its stage 2 at `ipa`.
+    pub fn guest_fault(&self, vm: &Vm, ipa: Ipa) -> GuestFault {
+        let (Some(root), true) = (vm.root(), ipa.frame().0 < GUEST_FRAMES) else {
+            return GuestFault::Undeclared;
+        };
+        let entry = walk(&self.machine, root, ipa.frame());
+        if entry.descriptor.is_valid() {
+            return GuestFault::Resume;
+        }
+        match entry.descriptor.address_status() {
+            status::PRIVATE | status::RELINQUISHED => GuestFault::Populate(status::PRIVATE),
+            status::SHARED => GuestFault::Populate(status::SHARED),
+            status::DEVICE => GuestFault::Device,
+            _ => GuestFault::Undeclared,
+        }
+    }
+
+    /// Maps frames that stay the host's into a plain VM (at undeclared addresses), or frames that the VM shares and
+    /// has no leaf of (at shared addresses). The first 32, or none.
+    pub fn guest_map(&self, vm: &Vm, gfn: Gfn, pfn: Pfn, count: u64) -> Reply {
+        if checked_end(gfn.0, count, GUEST_FRAMES).is_none() || checked_end(pfn.0, count, FRAMES).is_none() {
+            return Reply::refused(Status::Invalid);
+        }
+        let count = count.min(SCRUB_CHUNK);
+        let mut held = Held::new();
+        for index in 0..count {
+            let frame = pfn.offset(index);
+            let verdict = self.cell(frame).and_then(|cell| {
+                let word = cell.load();
+                let next = state::map_guest(word, vm.slot(), vm.is_protected())?;
+                hold(&mut held, cell, frame, word, next)
+            });
+            if let Err(refusal) = verdict {
+                return refusal.at(index);
+            }
+        }
+        let mut inner = vm.lock();
+        let root = match self.ensure_root(vm, &mut inner.pool) {
+            Ok(root) => root,
+            Err(refusal) => return refusal.whole(),
+        };
+        for (index, page) in (0..).zip(&held) {
+            let entry = walk(&self.machine, root, gfn.offset(index));
+            let wanted = status_of(page.before());
+            if entry.descriptor.is_valid() || entry.descriptor.address_status() != wanted {
+                return Refusal::STATE.at(index);
+            }
+        }
+        if inner.pool.free() < tables_needed(&self.machine, root, gfn, count) {
+            return Refusal::VM_POOL.whole();
+        }
+        for (index, page) in (0..).zip(&held) {
+            self.machine.clean_to_poc(page.frame());
+            self.machine.sync_icache(page.frame());
+            if let Some(entry) = ensure(&self.machine, &mut inner.pool, root, gfn.offset(index)) {
+                entry.write(&self.machine, Descriptor::page(page.frame(), self.guest_attr));
+            }
+        }
+        self.machine.dsb_ish();
+        for page in held {
+            let before = page.before();
+            if before.state() != State::Host {
+                vm.orphans.fetch_sub(1, Ordering::Relaxed);
+            }
+            page.publish(before.add_guest_leaf().unwrap_or(before));
+        }
+        Reply::done(count)
+    }
+
+    /// Drops guest leaves; the addresses keep their status. Never of a private page of an active protected VM. All of
+    /// the first 512, or none.
+    pub fn guest_unmap(&self, vm: &Vm, gfn: Gfn, count: u64) -> Reply {
+        if checked_end(gfn.0, count, GUEST_FRAMES).is_none() {
+            return Reply::refused(Status::Invalid);
+        }
+        let count = count.min(MAX_ATOMIC_PAGES);
+        let Some(root) = vm.root() else { return Reply::done(count) };
+        let mut cursor = Cursor::new(root);
+        let mut held = Held::new();
+        let mut mapped = [0u64; (MAX_ATOMIC_PAGES / 64) as usize];
+        for index in 0..count {
+            let verdict = match self.look(&mut cursor, gfn.offset(index)) {
+                Ok(Seen::Frame { cell, word, frame }) => state::unmap_guest(word, vm.slot(), vm.is_sealed())
+                    .and_then(|_| hold(&mut held, cell, frame, word, word)),
+                Ok(Seen::Empty(_)) => continue,
+                Err(refusal) => Err(refusal),
+            };
+            if let Err(refusal) = verdict {
+                return refusal.at(index);
+            }
+            if let Some(bits) = mapped.get_mut((index / 64) as usize) {
+                *bits |= 1 << (index % 64);
+            }
+        }
+        let _structure = vm.lock();
+        let is_mapped =
+            |index: &u64| mapped.get((index / 64) as usize).is_some_and(|bits| bits >> (index % 64) & 1 == 1);
+        for (index, page) in (0..count).filter(is_mapped).zip(&held) {
+            let entry = walk(&self.machine, root, gfn.offset(index));
+            entry.write(&self.machine, Descriptor::status(status_of(page.before())));
+        }
+        let flush = Flush::begin(&self.machine, vm.vmid(), held.len() as u64);
+        (0..count).filter(is_mapped).for_each(|index| flush.page(Pfn(gfn.offset(index).0)));
+        flush.finish();
+        for page in held {
+            let before = page.before();
+            if before.state() != State::Host {
+                vm.orphans.fetch_add(1, Ordering::Relaxed);
+            }
+            page.publish(before.remove_guest_leaf().unwrap_or(before));
+        }
+        Reply::done(count)
+    }
+}
+
+/// The status that the address of a frame in this state has without it.
+pub(super) fn status_of(word: Word) -> u64 {
+    match word.state() {
+        State::Shared => status::SHARED,
+        State::Private => status::PRIVATE,
+        _ => status::NONE,
+    }
+}
