@@ -271,7 +271,7 @@ pub struct VmRef<'m> {
 impl<'m> VmRef<'m> {
     /// Enters the VM that `handle` names, if it lives.
     pub(crate) fn enter(vm: &'m Vm, handle: VmHandle) -> Option<Self> {
-        vm.enter(handle).then_some(Self { vm })
+        vm.enter(handle).then(|| Self { vm })
     }
 }
 
