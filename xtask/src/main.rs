@@ -8,12 +8,14 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod build;
+mod ci;
 mod exec;
 mod initramfs;
 mod paths;
 mod qemu;
 mod run;
 mod setup;
+mod test;
 mod ui;
 
 /// The build tool of Tenure, a type-1 hypervisor for arm64.
@@ -32,6 +34,8 @@ enum Task {
     Setup(setup::Args),
     Build(build::Args),
     Run(run::Args),
+    Test(test::Args),
+    Ci(ci::Args),
 }
 
 fn main() -> ExitCode {
@@ -39,6 +43,8 @@ fn main() -> ExitCode {
         Task::Setup(args) => setup::task(&args),
         Task::Build(args) => build::task(&args),
         Task::Run(args) => run::task(&args),
+        Task::Test(args) => test::task(&args),
+        Task::Ci(args) => ci::task(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

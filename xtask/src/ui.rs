@@ -1,10 +1,28 @@
 //! What the user sees: one line a step, with a spinner while it works if the output is a terminal.
 
 use std::io::IsTerminal;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
+
+/// Whether lines go to standard error, because standard output is for JSON.
+static TO_STDERR: AtomicBool = AtomicBool::new(false);
+
+/// From now on lines go to standard error (or to standard output again).
+pub fn lines_to_stderr(yes: bool) {
+    TO_STDERR.store(yes, Ordering::Relaxed);
+}
+
+/// Prints a line.
+pub fn line(text: &str) {
+    if TO_STDERR.load(Ordering::Relaxed) {
+        eprintln!("{text}");
+    } else {
+        println!("{text}");
+    }
+}
 
 /// How a step ended well.
 pub enum Outcome {
@@ -28,12 +46,12 @@ pub fn step(name: &str, verbose: bool, work: impl FnOnce(&Spinner) -> Result<Out
     match result {
         Ok(Outcome::Present(what)) => {
             if verbose {
-                println!("  {name}: {what} (nothing to do)");
+                line(&format!("  {name}: {what} (nothing to do)"));
             }
             Ok(())
         }
         Ok(Outcome::Done(what)) => {
-            println!("  {name}: {what} ({:.1} s)", begin.elapsed().as_secs_f32());
+            line(&format!("  {name}: {what} ({:.1} s)", begin.elapsed().as_secs_f32()));
             Ok(())
         }
         Err(error) => Err(error).with_context(|| format!("{name} failed")),
@@ -64,7 +82,7 @@ impl Spinner {
         if self.terminal {
             self.bar.set_message(format!("{}: {stage}", self.name));
         } else {
-            println!("  {}: {stage} ...", self.name);
+            line(&format!("  {}: {stage} ...", self.name));
         }
     }
 }

@@ -1,0 +1,157 @@
+//! Runs one row of the table.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::Result;
+
+use super::report::Report;
+use super::table::{Kind, Row};
+use crate::initramfs::{self, Contents};
+use crate::qemu::Payload;
+use crate::qemu::console::{Watch, matches};
+use crate::qemu::runner;
+use crate::setup::Machine;
+use crate::{build, run};
+
+/// All that the rows boot, packed once.
+pub struct Boots<'a> {
+    machine: &'a Machine,
+    /// With the driver and the programs.
+    full: Option<PathBuf>,
+    /// With busybox alone.
+    plain: PathBuf,
+}
+
+impl<'a> Boots<'a> {
+    /// Packs the root file systems that these rows need.
+    ///
+    /// # Errors
+    /// If one cannot be packed.
+    pub fn new(machine: &'a Machine, rows: &[Row]) -> Result<Self> {
+        let plain = initramfs::pack(machine, "initramfs-plain.cpio", Contents::default())?;
+        let debian = rows.iter().any(|row| matches!(row.kind, Kind::Debian { .. }));
+        let contents = Contents { driver: true, programs: true };
+        let full = debian.then(|| initramfs::pack(machine, "initramfs.cpio", contents)).transpose()?;
+        Ok(Self { machine, full, plain })
+    }
+
+    /// Boots a row and reports it.
+    ///
+    /// # Errors
+    /// If QEMU cannot be started.
+    pub fn run(&self, row: &Row, report: &mut Report) -> Result<()> {
+        let begin = Instant::now();
+        let qemu = row.config.command(&self.payload(row));
+        let mut expected = row.expect.clone();
+        if let Kind::Host { .. } = row.kind {
+            expected.push("result: * passed, * failed".to_owned());
+        }
+        let log = format!("test-{}", row.name.replace('/', "-"));
+        let watch = Watch::new(expected, row.allow.clone());
+        let outcome = runner::run(qemu, &log, watch, row.end, row.limit, |_| {})?;
+        let bad = outcome.lines.iter().find(|line| row.never.iter().any(|pattern| matches(pattern, line)));
+        let failure = outcome.failure.or_else(|| bad.map(|line| format!("the console says `{line}`")));
+        let log = |why: String| format!("{why} (console: {})", outcome.log.display());
+        match row.kind {
+            Kind::Host { .. } => {
+                let suite = Suite::read(&outcome.lines);
+                let failure = failure.or_else(|| suite.failure()).map(log);
+                report.many(&row.name, failure, begin.elapsed(), suite.passed, suite.failed);
+            }
+            _ => report.one(&row.name, failure.map(log), begin.elapsed()),
+        }
+        Ok(())
+    }
+
+    fn payload(&self, row: &Row) -> Payload {
+        let debian = || self.machine.kernel.clone();
+        match &row.kind {
+            Kind::Plain => {
+                let bootargs = run::bootargs("boot", &row.bootargs);
+                Payload::Bare { kernel: debian(), initrd: Some(self.plain.clone()), bootargs }
+            }
+            Kind::Debian { run } => {
+                let bootargs = run::bootargs(run, &row.bootargs);
+                Payload::Tenure { kernel: debian(), initrd: self.full.clone(), bootargs }
+            }
+            Kind::Host { name } => {
+                Payload::Tenure { kernel: build::bare(name), initrd: None, bootargs: row.bootargs.clone() }
+            }
+        }
+    }
+}
+
+/// What a bare-metal host counted (its lines are defined in tests/README.md).
+struct Suite {
+    passed: usize,
+    failed: usize,
+    /// The first failed test.
+    first: Option<String>,
+    /// What its last line says.
+    result: Option<(usize, usize)>,
+}
+
+impl Suite {
+    fn read(lines: &[String]) -> Self {
+        let mut suite = Self { passed: 0, failed: 0, first: None, result: None };
+        for line in lines {
+            match line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... ")) {
+                Some((_, "ok")) => suite.passed += 1,
+                Some((name, verdict)) if verdict.starts_with("FAILED") => {
+                    suite.failed += 1;
+                    suite.first.get_or_insert_with(|| format!("{name}: {verdict}"));
+                }
+                _ => {}
+            }
+            if let Some(rest) = line.strip_prefix("result: ") {
+                let mut numbers =
+                    rest.split(|c: char| !c.is_ascii_digit()).filter_map(|word| word.parse().ok());
+                suite.result = numbers.next().zip(numbers.next());
+            }
+        }
+        suite
+    }
+
+    /// What is wrong, if anything.
+    fn failure(&self) -> Option<String> {
+        if let Some(first) = &self.first {
+            return Some(first.clone());
+        }
+        match self.result {
+            Some((0, _)) => Some("no test ran".to_owned()),
+            Some(result) if result == (self.passed, self.failed) => None,
+            Some(_) => Some("the console's lines and its own result disagree".to_owned()),
+            None => Some("the console shows no result".to_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn suite(lines: &[&str]) -> Suite {
+        Suite::read(&lines.iter().map(|&line| line.to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_suite_is_counted_by_its_lines() {
+        let suite =
+            suite(&["test a ... ok", "note: x", "test b ... skipped: no MTE", "result: 1 passed, 0 failed"]);
+        assert_eq!((suite.passed, suite.failed, suite.failure()), (1, 0, None));
+    }
+
+    #[test]
+    fn a_failed_test_is_named() {
+        let suite = suite(&["test a ... FAILED: it is 3", "result: 0 passed, 1 failed"]);
+        assert_eq!(suite.failure().unwrap(), "a: FAILED: it is 3");
+    }
+
+    #[test]
+    fn a_result_that_its_lines_do_not_bear_out_fails() {
+        assert!(suite(&["test a ... ok", "result: 2 passed, 0 failed"]).failure().is_some());
+        assert!(suite(&["result: 0 passed, 0 failed"]).failure().is_some());
+        assert!(suite(&["test a ... ok"]).failure().is_some());
+    }
+}

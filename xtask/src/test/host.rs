@@ -1,0 +1,79 @@
+//! The tests of the build machine: `cargo test` of the default members, its summary lines passed on.
+
+use std::process::Stdio;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use super::report::Report;
+use super::table::When;
+use crate::setup::rust;
+use crate::{exec, ui};
+
+/// One call of `cargo test`.
+struct Group {
+    name: &'static str,
+    args: &'static [&'static str],
+    when: When,
+}
+
+/// What is run. A failing one does not stop the next.
+const GROUPS: &[Group] = &[Group { name: "host", args: &["--no-fail-fast"], when: When::Quick }];
+
+/// Runs the groups of this scope.
+///
+/// # Errors
+/// If cargo cannot be started.
+pub fn run(scope: When, report: &mut Report) -> Result<()> {
+    for group in GROUPS.iter().filter(|group| group.when <= scope) {
+        let begin = Instant::now();
+        let mut cargo = rust::cargo();
+        cargo.args(["test", "--color", "never"]).args(group.args);
+        ui::line(&format!("  {}: {}", group.name, exec::show(&cargo)));
+        let output = cargo.stdin(Stdio::null()).output().context("cannot start cargo")?;
+        let text = format!(
+            "{}\n{}",
+            String::from_utf8_lossy(&output.stderr),
+            String::from_utf8_lossy(&output.stdout)
+        );
+        let log = exec::log_path(&format!("test-{}", group.name))?;
+        std::fs::write(&log, &text)?;
+        text.lines().filter(|line| line.starts_with("test result:")).for_each(ui::line);
+        let (passed, failed) = counts(&text);
+        let failure = (!output.status.success()).then(|| {
+            text.lines().filter(|line| is_failure(line)).for_each(ui::line);
+            format!("cargo test ended with {} (all of it: {})", output.status, log.display())
+        });
+        report.many(group.name, failure, begin.elapsed(), passed, failed);
+    }
+    Ok(())
+}
+
+/// Sums `test result: ok. 12 passed; 0 failed; ...`.
+fn counts(text: &str) -> (usize, usize) {
+    let number = |line: &str, what: &str| {
+        let before = &line[..line.find(what)?];
+        before.split_whitespace().last()?.parse::<usize>().ok()
+    };
+    let results = text.lines().filter(|line| line.starts_with("test result:"));
+    results.fold((0, 0), |(passed, failed), line| {
+        (passed + number(line, " passed").unwrap_or(0), failed + number(line, " failed").unwrap_or(0))
+    })
+}
+
+/// Lines worth showing of a failed run.
+fn is_failure(line: &str) -> bool {
+    line.ends_with("... FAILED") || line.starts_with("error") || line.contains("panicked at")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn summaries_of_all_test_binaries_are_added() {
+        let text = "running 3 tests\ntest result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n\
+                    test result: FAILED. 10 passed; 2 failed; 0 ignored\n";
+        assert_eq!(counts(text), (13, 2));
+    }
+}

@@ -1,0 +1,219 @@
+//! What is booted, and what must be seen: one [`Row`] a test.
+//!
+//! To add a test, add a row to [`rows`]:
+//! - a bare-metal host of `tests/hosts`: `Row::host("bare/NAME", "host-NAME")`. It prints the lines of
+//!   `tests/README.md`; each of its tests is counted, and its `result:` line is required;
+//! - a script on the Debian host: put it at `tests/linux/NAME` (a busybox shell script; the driver is loaded, the
+//!   programs of tests/story are in `/bin`) and write `Row::debian("linux/NAME", "NAME")`; it passes if it exits 0;
+//! - then say on which machine (`.on(cpu, cpus, gic)`, `.memory(MiB)`), which lines must come in this order
+//!   (`.expect(&[...])`; `*` in a line stands for anything), which must never come (`.never(&[...])`, beside
+//!   [`crate::qemu::console::FORBIDDEN`]), which forbidden ones are the point of the test (`.allow(&[...])`), how long it may
+//!   take (`.seconds(n)`), and whether it belongs to `--quick` or only to `--long`.
+//!
+//! `cargo xtask test --list` shows the table, `--filter linux/NAME` runs one, `target/log/test-*.log` has the consoles.
+
+use std::time::Duration;
+
+use crate::qemu::Config;
+use crate::qemu::runner::End;
+
+/// In which scope a test runs: each scope holds those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum When {
+    /// With `--quick` too.
+    Quick,
+    /// Unless `--quick`.
+    Always,
+    /// With `--long` only.
+    Long,
+}
+
+/// What is started.
+#[derive(Clone, Debug)]
+pub enum Kind {
+    /// Debian without a hypervisor: shows that the set-up and the runner themselves are well.
+    Plain,
+    /// Debian under Tenure; `/init` does `run`.
+    Debian {
+        /// `boot`, `story`, or a script of tests/linux.
+        run: String,
+    },
+    /// A bare-metal host of tests/hosts under Tenure.
+    Host {
+        /// Its file name.
+        name: String,
+    },
+}
+
+/// One test.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// Unique; the filter looks at it.
+    pub name: String,
+    /// In which scope it runs.
+    pub when: When,
+    /// The machine.
+    pub config: Config,
+    /// What is started on it.
+    pub kind: Kind,
+    /// Further words for the host's command line.
+    pub bootargs: String,
+    /// Lines that must come, in this order.
+    pub expect: Vec<String>,
+    /// Lines that must not come.
+    pub never: Vec<String>,
+    /// Lines that may come although they look like a crash.
+    pub allow: Vec<String>,
+    /// When the run is over.
+    pub end: End,
+    /// How long it may take; four times what it takes on two slow cores.
+    pub limit: Duration,
+}
+
+impl Row {
+    fn new(name: &str, kind: Kind) -> Self {
+        Self {
+            name: name.to_owned(),
+            when: When::Always,
+            config: Config::default(),
+            kind,
+            bootargs: String::new(),
+            expect: Vec::new(),
+            never: Vec::new(),
+            allow: Vec::new(),
+            end: End::PowerOff,
+            limit: Duration::from_secs(90),
+        }
+    }
+
+    /// Debian without a hypervisor.
+    fn plain(name: &str) -> Self {
+        Self::new(name, Kind::Plain).expect(&["init: Debian 6.12*", "init: boot ended with 0"])
+    }
+
+    /// Debian under Tenure; it must do `run` with success and power off.
+    fn debian(name: &str, run: &str) -> Self {
+        let row = Self::new(name, Kind::Debian { run: run.to_owned() });
+        row.expect(&["init: Debian 6.12*"])
+    }
+
+    /// A bare-metal host under Tenure.
+    fn host(name: &str, host: &str) -> Self {
+        Self::new(name, Kind::Host { name: host.to_owned() })
+    }
+
+    fn on(mut self, cpu: &str, cpus: u8, gic: u8) -> Self {
+        self.config = Config { cpu: cpu.to_owned(), cpus, gic, ..self.config };
+        self
+    }
+
+    fn memory(mut self, mebibytes: u32) -> Self {
+        self.config.memory = mebibytes;
+        self
+    }
+
+    fn expect(mut self, lines: &[&str]) -> Self {
+        self.expect.extend(lines.iter().map(|&line| line.to_owned()));
+        self
+    }
+
+    fn never(mut self, lines: &[&str]) -> Self {
+        self.never.extend(lines.iter().map(|&line| line.to_owned()));
+        self
+    }
+
+    fn allow(mut self, lines: &[&str]) -> Self {
+        self.allow.extend(lines.iter().map(|&line| line.to_owned()));
+        self
+    }
+
+    fn seconds(mut self, seconds: u64) -> Self {
+        self.limit = Duration::from_secs(seconds);
+        self
+    }
+
+    fn when(mut self, when: When) -> Self {
+        self.when = when;
+        self
+    }
+}
+
+/// The CPU models of the matrix: v8.0, v8.2, and all that QEMU has.
+const CPUS: [&str; 3] = ["cortex-a53", "cortex-a76", "max"];
+
+/// All tests.
+pub fn rows() -> Vec<Row> {
+    let mut rows = vec![Row::plain("plain/boot").when(When::Quick)];
+    rows.extend(bare_metal());
+    rows.extend(debian());
+    rows.extend(story());
+    rows
+}
+
+/// Bare-metal hosts: every call, the hostile ones included.
+fn bare_metal() -> Vec<Row> {
+    let mut rows = Vec::new();
+    for cpu in CPUS {
+        for gic in [2, 3] {
+            let when = if cpu == "cortex-a76" && gic == 3 { When::Quick } else { When::Always };
+            rows.push(
+                Row::host(&format!("bare/basic-{cpu}-gic{gic}"), "host-basic").on(cpu, 2, gic).when(when),
+            );
+        }
+    }
+    rows
+}
+
+/// Debian under Tenure, without guests.
+fn debian() -> Vec<Row> {
+    let cpus = |count: u8| format!("init: Debian 6.12*with {count} CPUs*");
+    vec![
+        Row::debian("linux/boot-4g", "boot").memory(4096).expect(&["init: boot ended with 0"]),
+        Row::debian("linux/boot-8-cpus-gic3", "boot").on("cortex-a76", 8, 3).expect(&[&cpus(8)]),
+        Row::debian("linux/boot-8-cpus-gic2", "boot").on("cortex-a53", 8, 2).expect(&[&cpus(8)]),
+    ]
+}
+
+/// The story, on the whole matrix.
+fn story() -> Vec<Row> {
+    let mut rows = Vec::new();
+    for cpu in CPUS {
+        for gic in [2, 3] {
+            for cpus in [1, 4] {
+                let when = if (cpu, gic, cpus) == ("cortex-a76", 3, 4) { When::Quick } else { When::Always };
+                let name = format!("story/{cpu}-{cpus}cpu-gic{gic}");
+                let row = Row::debian(&name, "story").on(cpu, cpus, gic).expect(STORY).seconds(120);
+                rows.push(row.expect(&["init: story ended with 0"]).when(when));
+            }
+        }
+    }
+    rows
+}
+
+/// The story, line by line.
+const STORY: &[&str] = &[];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique() {
+        let mut names: Vec<String> = rows().into_iter().map(|row| row.name).collect();
+        let all = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), all);
+    }
+
+    #[test]
+    fn the_matrix_is_whole() {
+        let story: Vec<Row> = rows().into_iter().filter(|row| row.name.starts_with("story/")).collect();
+        assert_eq!(story.len(), 12);
+    }
+
+    #[test]
+    fn scopes_hold_those_before_them() {
+        assert!(When::Quick < When::Always && When::Always < When::Long);
+    }
+}
