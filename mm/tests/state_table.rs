@@ -1,0 +1,178 @@
+//! The whole table of transitions: state × operation × owner, each cell written down by hand (S1).
+//!
+//! `.` done or allowed, `D` DENIED, `B` BUSY, `R` RETRY, `P` PENDING, `X` POISONED. Words without references, except
+//! that a draining page has the pin that it drains for.
+
+use tenure_abi::page::{self, State};
+use tenure_abi::reply::Status;
+use tenure_mm::state::{self, Refusal, UnshareHow};
+use tenure_mm::vm::Slot;
+use tenure_mm::word::Word;
+
+const ME: Slot = Slot(1);
+const OTHER: Slot = Slot(2);
+
+fn word(state: State, owner: Slot) -> Word {
+    let owner = match state {
+        State::Private | State::Shared | State::Draining => owner,
+        _ => Slot::NONE,
+    };
+    let word = Word::HOST.with_state(state, owner);
+    match state {
+        State::Draining => word.count_up(page::CPU_PINS).unwrap(),
+        _ => word,
+    }
+}
+
+fn letter<T>(verdict: Result<T, Refusal>) -> char {
+    match verdict.map(|_| ()).map_err(|refusal| refusal.status) {
+        Ok(()) => '.',
+        Err(Status::Denied) => 'D',
+        Err(Status::Busy) => 'B',
+        Err(Status::Retry) => 'R',
+        Err(Status::Pending) => 'P',
+        Err(Status::Poisoned) => 'X',
+        Err(other) => panic!("unexpected status {other:?}"),
+    }
+}
+
+fn row(owner: Slot, verdict: impl Fn(Word) -> char) -> String {
+    State::ALL.iter().map(|state| verdict(word(*state, owner))).collect()
+}
+
+const PLAIN: UnshareHow = UnshareHow { drain: false, wait: false, revoke: false, consent: false };
+
+#[test]
+fn every_operation_on_every_state_answers_as_the_table_says() {
+    // Columns: Host Private Shared Draining Quarantine Hyp Poison. First the caller's own frames, then another VM's.
+    type Op = fn(Word) -> char;
+    let table: &[(&str, Op, &str, &str)] = &[
+        ("share", |w| letter(state::share(w, ME)), "D...DDX", "DDDDDDX"),
+        ("unshare", |w| letter(state::unshare(w, ME, PLAIN)), "D..PDDX", "DDDDDDX"),
+        (
+            "unshare, drain",
+            |w| letter(state::unshare(w, ME, UnshareHow { drain: true, ..PLAIN })),
+            "D...DDX",
+            "DDDDDDX",
+        ),
+        (
+            "unshare, revoke",
+            |w| letter(state::unshare(w, ME, UnshareHow { revoke: true, ..PLAIN })),
+            "D...DDX",
+            "DDDDDDX",
+        ),
+        (
+            "unshare, consent",
+            |w| letter(state::unshare(w, ME, UnshareHow { consent: true, ..PLAIN })),
+            "D..PDDX",
+            "DDDDDDX",
+        ),
+        ("relinquish", |w| letter(state::leave(w, ME)), "D...DDX", "DDDDDDX"),
+        ("donate", |w| letter(state::donate(w)), ".DDDDDX", ".DDDDDX"),
+        ("reclaim, sealed", |w| letter(state::reclaim(w, ME, true)), "DD.BDDX", "DDDDDDX"),
+        ("reclaim, open", |w| letter(state::reclaim(w, ME, false)), "D..BDDX", "DDDDDDX"),
+        ("map guest, protected", |w| letter(state::map_guest(w, ME, true)), "DD.DDDX", "DDDDDDX"),
+        ("map guest, plain", |w| letter(state::map_guest(w, ME, false)), ".D.DDDX", ".DDDDDX"),
+        ("pin", |w| letter(state::pin(w, page::CPU_PINS)), ".D.DDDX", ".D.DDDX"),
+        ("dma map", |w| letter(state::dma_map(w)), ".D.DDDX", ".D.DDDX"),
+        ("hyp pin", |w| letter(state::hyp_pin(w)), ".DDDDDX", ".DDDDDX"),
+        ("host touch", |w| letter(state::host_map(w, false)), ".D...DX", ".D...DX"),
+        ("host fetch", |w| letter(state::host_map(w, true)), ".DDDDDX", ".DDDDDX"),
+        ("host unmap", |w| letter(state::host_unmap(w)), "D....DX", "D....DX"),
+        ("poison", |w| letter(state::poison(w)), ".DDDDDX", ".DDDDDX"),
+    ];
+    let mut wrong = Vec::new();
+    for (name, op, own, foreign) in table {
+        for (owner, expected) in [(ME, own), (OTHER, foreign)] {
+            let found = row(owner, op);
+            if found != **expected {
+                wrong.push(format!("{name} by {ME:?} on {owner:?}: {found}, expected {expected}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_frozen_word_is_retry_for_everyone() {
+    let cell = tenure_mm::PageWord::new(word(State::Shared, ME));
+    let held = cell.freeze(tenure_mm::Pfn(1), cell.load(), cell.load()).unwrap();
+    let frozen = cell.load();
+    let verdicts = [
+        letter(state::share(frozen, ME)),
+        letter(state::unshare(frozen, ME, PLAIN)),
+        letter(state::leave(frozen, ME)),
+        letter(state::donate(frozen)),
+        letter(state::reclaim(frozen, ME, false)),
+        letter(state::unmap_guest(frozen, ME, false)),
+        letter(state::map_guest(frozen, ME, false)),
+        letter(state::pin(frozen, page::CPU_PINS)),
+        letter(state::unpin(frozen, page::CPU_PINS)),
+        letter(state::hyp_pin(frozen)),
+        letter(state::host_map(frozen, false)),
+        letter(state::host_unmap(frozen)),
+        letter(state::poison(frozen)),
+        letter(state::dma_map(frozen)),
+    ];
+    assert!(verdicts.iter().all(|verdict| *verdict == 'R'), "{verdicts:?}");
+    drop(held);
+}
+
+#[test]
+fn a_pin_is_busy_and_a_leaf_is_retry_never_the_other_way() {
+    let shared = word(State::Shared, ME);
+    let leaf = shared.with_host_leaf(true);
+    let cpu = shared.count_up(page::CPU_PINS).unwrap();
+    let dma = shared.count_up(page::DMA_PINS).unwrap();
+    let unshare = |word, how| state::unshare(word, ME, how);
+    let refusal = |word, how| unshare(word, how).unwrap_err();
+    assert_eq!(refusal(leaf, PLAIN).status, Status::Retry);
+    assert_eq!(refusal(leaf, PLAIN).mask, tenure_abi::reply::HOST_LEAF);
+    assert_eq!(refusal(cpu, PLAIN).status, Status::Busy);
+    assert_eq!(
+        refusal(dma.with_host_leaf(true), PLAIN).mask,
+        tenure_abi::reply::DMA_PIN | tenure_abi::reply::HOST_LEAF
+    );
+    let consent = UnshareHow { consent: true, ..PLAIN };
+    assert!(unshare(leaf, consent).is_ok());
+    assert_eq!(refusal(cpu.with_host_leaf(true), consent).status, Status::Busy);
+}
+
+#[test]
+fn revoke_takes_cpu_pins_but_not_device_pins_and_drain_comes_first() {
+    let shared = word(State::Shared, ME).with_host_leaf(true);
+    let cpu = shared.count_up(page::CPU_PINS).unwrap();
+    let dma = shared.count_up(page::DMA_PINS).unwrap();
+    let revoke = UnshareHow { revoke: true, ..PLAIN };
+    match state::unshare(cpu, ME, revoke) {
+        Ok(state::Unshare::DropHostLeaf(next)) => {
+            assert!(next.is_redirected() && !next.has_host_leaf());
+            assert_eq!(next.cpu_pins(), 1, "the pin is still the holder's to end");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(state::unshare(dma, ME, revoke).unwrap_err().status, Status::Busy);
+    let both = UnshareHow { drain: true, ..revoke };
+    assert!(matches!(state::unshare(cpu, ME, both), Ok(state::Unshare::Drain(_))));
+}
+
+#[test]
+fn a_pinned_or_firmware_frame_is_not_donated() {
+    for field in [page::CPU_PINS, page::DMA_PINS, page::HYP_PINS] {
+        let pinned = Word::HOST.count_up(field).unwrap();
+        assert_eq!(state::donate(pinned).unwrap_err().status, Status::Busy);
+    }
+    assert_eq!(state::donate(Word::HOST.add_guest_leaf().unwrap()).unwrap_err().status, Status::Retry);
+    assert_eq!(state::donate(Word::FIRMWARE).unwrap_err().status, Status::Denied);
+}
+
+#[test]
+fn the_last_unpin_ends_a_drain_once() {
+    let two = word(State::Draining, ME).count_up(page::DMA_PINS).unwrap().with_waiter(true);
+    let Ok(state::Unpin::Swap(one)) = state::unpin(two, page::DMA_PINS) else { panic!() };
+    assert_eq!(one.state(), State::Draining);
+    let Ok(state::Unpin::Drained(done)) = state::unpin(one, page::CPU_PINS) else { panic!() };
+    assert_eq!(done.state(), State::Private);
+    assert!(!done.has_waiter() && done.is_redirected());
+    assert_eq!(state::unpin(done, page::CPU_PINS).unwrap_err().status, Status::Denied);
+}
