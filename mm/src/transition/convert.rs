@@ -230,8 +230,8 @@ impl<'a, M: Machine> Mm<'a, M> {
             }
         }
         if empty == 0 {
-            self.commit(vm, op, held, leaves);
-        } else if let Err(reply) = self.convert_with_addresses(vm, gfn, count, op, empty, held, leaves) {
+            self.commit(vm, op, &mut held, leaves);
+        } else if let Err(reply) = self.convert_with_addresses(vm, gfn, count, op, empty, &mut held, leaves) {
             return reply;
         }
         match drain {
@@ -249,7 +249,7 @@ impl<'a, M: Machine> Mm<'a, M> {
         count: u64,
         op: Convert,
         empty: u64,
-        held: Held<'_>,
+        held: &mut Held<'_>,
         leaves: u64,
     ) -> Result<(), Reply> {
         let mut inner = vm.lock();
@@ -285,7 +285,7 @@ impl<'a, M: Machine> Mm<'a, M> {
         Ok(())
     }
 
-    fn commit(&self, vm: &Vm, op: Convert, held: Held<'_>, leaves: u64) {
+    fn commit(&self, vm: &Vm, op: Convert, held: &mut Held<'_>, leaves: u64) {
         let contents = match op {
             Convert::Share => Contents::Keep,
             Convert::Unshare { contents, .. } => contents,
@@ -308,7 +308,7 @@ impl<'a, M: Machine> Mm<'a, M> {
                 }),
             }
         }
-        for page in held {
+        for page in held.drain(..) {
             match op.step(page.before(), vm) {
                 Ok(Step::Publish(next) | Step::DropHostLeaf(next) | Step::Drain(next)) => page.publish(next),
                 // The verdict is a function of the word, which was frozen: it was not a refusal before.

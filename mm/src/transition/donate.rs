@@ -69,7 +69,7 @@ impl<'a, M: Machine> Mm<'a, M> {
             }
         }
         self.machine.dsb_ishst();
-        for page in held {
+        for page in held.drain(..) {
             let word = page.before().with_state(state, vm.slot()).with_host_leaf(false);
             page.publish(word.add_guest_leaf().unwrap_or(word));
         }

@@ -125,7 +125,7 @@ impl<'a, M: Machine> Mm<'a, M> {
         if !held.is_empty() {
             self.drop_host_leaves(held.iter().map(Frozen::frame), held.len() as u64);
         }
-        for page in held {
+        for page in held.drain(..) {
             match state::host_unmap(page.before()) {
                 Ok(HostUnmap::Drop(next)) => page.publish(next),
                 _ => drop(page),

@@ -91,7 +91,7 @@ impl<'a, M: Machine> Mm<'a, M> {
             }
         }
         self.machine.dsb_ish();
-        for page in held {
+        for page in held.drain(..) {
             let before = page.before();
             if before.state() != State::Host {
                 vm.orphans.fetch_sub(1, Ordering::Relaxed);
@@ -136,7 +136,7 @@ impl<'a, M: Machine> Mm<'a, M> {
         let flush = Flush::begin(&self.machine, vm.vmid(), held.len() as u64);
         (0..count).filter(is_mapped).for_each(|index| flush.page(Pfn(gfn.offset(index).0)));
         flush.finish();
-        for page in held {
+        for page in held.drain(..) {
             let before = page.before();
             if before.state() != State::Host {
                 vm.orphans.fetch_add(1, Ordering::Relaxed);

@@ -77,7 +77,7 @@ impl<'a, M: Machine> Mm<'a, M> {
                 return refusal.at(index);
             }
         }
-        for page in held {
+        for page in held.drain(..) {
             match state::pin(page.before(), kind.field()) {
                 Ok(next) => page.publish(next),
                 Err(_) => drop(page),
@@ -188,7 +188,7 @@ impl<'a, M: Machine> Mm<'a, M> {
             self.reserve_host(&pool, frame, 1, crate::stage2::host::RESERVE)?;
             self.unmap_own(&mut pool, &held);
         }
-        held.into_iter().for_each(|page| page.publish(next));
+        held.drain(..).for_each(|page| page.publish(next));
         Ok(())
     }
 

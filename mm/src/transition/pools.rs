@@ -37,7 +37,7 @@ impl<'a, M: Machine> Mm<'a, M> {
                 let mut host_pool = self.host_pool();
                 self.reserve_host(&host_pool, pfn, count, RESERVE).map(|()| {
                     self.unmap_own(&mut host_pool, &held);
-                    self.fill_pool(&mut inner.pool, vm.slot(), held);
+                    self.fill_pool(&mut inner.pool, vm.slot(), &mut held);
                 })
             }
             None => {
@@ -45,7 +45,7 @@ impl<'a, M: Machine> Mm<'a, M> {
                 let mut host_pool = self.host_pool();
                 self.reserve_host(&host_pool, pfn, count, 0).map(|()| {
                     self.unmap_own(&mut host_pool, &held);
-                    self.fill_pool(&mut host_pool, Slot::NONE, held);
+                    self.fill_pool(&mut host_pool, Slot::NONE, &mut held);
                 })
             }
         };
@@ -55,8 +55,8 @@ impl<'a, M: Machine> Mm<'a, M> {
         }
     }
 
-    fn fill_pool(&self, pool: &mut Pool, owner: Slot, held: Held<'_>) {
-        for page in held {
+    fn fill_pool(&self, pool: &mut Pool, owner: Slot, held: &mut Held<'_>) {
+        for page in held.drain(..) {
             pool.add(&self.machine, page.frame());
             let word = page.before().with_state(State::Hyp, owner).with_host_leaf(false);
             page.publish(word);
