@@ -70,11 +70,6 @@ pub fn parts_of(machine: &Machine, parts: &[Part]) -> Result<()> {
     Ok(())
 }
 
-/// The hypervisor with its symbols and addresses, from which the image was made.
-pub fn hypervisor_elf() -> PathBuf {
-    cargo::artifact(BARE_METAL, "tenure-hyp")
-}
-
 /// A bare-metal guest or host, as a flat binary.
 pub fn bare(name: &str) -> PathBuf {
     cargo::artifact(BARE_METAL, name)

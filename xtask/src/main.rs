@@ -7,9 +7,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod build;
 mod ci;
 mod exec;
+mod image;
 mod initramfs;
 mod paths;
 mod qemu;
@@ -35,6 +37,8 @@ enum Task {
     Build(build::Args),
     Run(run::Args),
     Test(test::Args),
+    Bench(bench::Args),
+    Image(image::Args),
     Ci(ci::Args),
 }
 
@@ -44,6 +48,8 @@ fn main() -> ExitCode {
         Task::Build(args) => build::task(&args),
         Task::Run(args) => run::task(&args),
         Task::Test(args) => test::task(&args),
+        Task::Bench(args) => bench::task(&args),
+        Task::Image(args) => image::task(&args),
         Task::Ci(args) => ci::task(&args),
     };
     match outcome {

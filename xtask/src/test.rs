@@ -3,6 +3,8 @@
 //! What is booted and what must be seen stands in [`table`]; [`host`] runs `cargo test`; [`boot`] runs one row;
 //! [`report`] prints and counts.
 
+use std::time::Instant;
+
 use anyhow::{Result, ensure};
 
 use crate::{build, setup, ui};
@@ -79,7 +81,7 @@ pub fn task(args: &Args) -> Result<()> {
 /// Runs the tests of a scope whose name holds `filter`.
 ///
 /// # Errors
-/// Those of set-up and build; and if there is no such test. A test that fails is no error: the report knows.
+/// Those of set-up; and if there is no such test. A test or a build that fails is no error: the report knows.
 pub fn run(scope: When, filter: &str, report: &mut Report) -> Result<()> {
     let host = HOST.contains(filter);
     let rows = chosen(scope, filter);
@@ -89,7 +91,11 @@ pub fn run(scope: When, filter: &str, report: &mut Report) -> Result<()> {
     }
     if !rows.is_empty() {
         let machine = setup::ensure()?;
-        build::parts_of(&machine, &parts(&rows))?;
+        let begin = Instant::now();
+        if let Err(error) = build::parts_of(&machine, &parts(&rows)) {
+            report.one("build", Some(format!("{error:#}")), begin.elapsed());
+            return Ok(());
+        }
         let boots = boot::Boots::new(&machine, &rows)?;
         for row in &rows {
             boots.run(row, report)?;
