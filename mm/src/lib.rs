@@ -5,7 +5,7 @@
 //! - [`transition`]: the operations, *check, then commit*.
 //! - [`stage2`]: translation tables of guests and of the host; [`tlb`] invalidates them, [`pool`] feeds them.
 //! - [`vm`]: handles and lifetime. [`manager`]: the whole.
-//! - [`machine`]: what the hardware has to offer.
+//! - [`machine`]: what the hardware has to offer; `fake` an adversary in its place, `model` the reference, `audit` for tests.
 //!
 //! Portable, without unsafe code, globals or instructions; the tests run the same code on a machine that is as nasty
 //! as the architecture allows.
@@ -15,9 +15,13 @@
 pub mod addr;
 #[cfg(any(test, feature = "fake"))]
 pub mod audit;
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
 pub mod frames;
 pub mod machine;
 pub mod manager;
+#[cfg(any(test, feature = "fake"))]
+pub mod model;
 pub mod pool;
 pub mod stage2;
 pub mod state;

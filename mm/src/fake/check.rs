@@ -240,7 +240,8 @@ fn count(seen: &Reached, word: u64, moment: Moment) -> Result<(), String> {
         return Err(format!("{} guest leaves can be reached, {leaves} are counted", seen.guest));
     }
     let (leaf, scrap) = (page::HOST_LEAF.get(word), page::SCRAP.get(word));
-    if seen.scrap > scrap || rest && (seen.scrap > 0) != (scrap > 0) {
+    // The redirection stands from the moment that the leaf went; its leaf comes at the host's next touch.
+    if seen.scrap > scrap {
         return Err(format!("{} scrap leaves of the host can be reached, bit is {scrap}", seen.scrap));
     }
     if State::of(word) != Some(State::Host) && (seen.host > leaf || rest && (seen.host > 0) != (leaf > 0)) {
