@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use crate::setup::rust::{self, BARE_METAL, Rust};
+use crate::setup::rust::{self, BARE_METAL, LINUX, Rust};
 use crate::test::report::Report;
 use crate::test::table::When;
 use crate::{exec, setup, test, ui};
@@ -47,6 +47,9 @@ pub fn task(args: &Args) -> Result<()> {
             let mut clippy = machine.rust.cargo("clippy", BARE_METAL);
             clippy.args(["--color", "never", "--release"]).args(TARGET_PACKAGES).args(["--", "-Dwarnings"]);
             check(&mut report, "lint/clippy-target", &mut clippy);
+            let mut clippy = machine.rust.cargo("clippy", LINUX);
+            clippy.args(["--color", "never", "--release", "-p", "tenure-story", "--", "-Dwarnings"]);
+            check(&mut report, "lint/clippy-story", &mut clippy);
         }
         // Clippy comes with rustup's toolchain and cannot read what Debian's compiler built.
         Rust::Debian { .. } => ui::line("test lint/clippy-target ... skipped: needs rustup's target"),

@@ -29,6 +29,8 @@ pub struct Config {
     pub el2: bool,
     /// Deterministic: one instruction is one nanosecond, and only one CPU.
     pub icount: bool,
+    /// Whether a reset starts the machine again (else it ends QEMU).
+    pub reboots: bool,
     /// Further arguments.
     pub extra: Vec<String>,
 }
@@ -42,6 +44,7 @@ impl Default for Config {
             memory: 1024,
             el2: true,
             icount: false,
+            reboots: false,
             extra: Vec::new(),
         }
     }
@@ -78,7 +81,10 @@ impl Config {
         qemu.arg("-M").arg(format!("virt,{el2}gic-version={}", self.gic));
         qemu.args(["-cpu", &self.cpu, "-smp", &self.cpus.to_string(), "-m", &format!("{}M", self.memory)]);
         // Without the ROM of a network card that nobody uses.
-        qemu.args(["-nic", "none", "-no-reboot"]);
+        qemu.args(["-nic", "none"]);
+        if !self.reboots {
+            qemu.arg("-no-reboot");
+        }
         if self.icount {
             qemu.args(["-icount", "shift=0,sleep=off"]);
         }

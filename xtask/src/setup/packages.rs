@@ -17,6 +17,9 @@ pub const QEMU: &str = "qemu-system-aarch64";
 /// The cross compiler of the driver and the linker of programs for the Debian host.
 pub const CROSS_GCC: &str = "aarch64-linux-gnu-gcc";
 
+/// The oldest compiler that the workspace builds with (`rust-version` of its Cargo.toml).
+const RUST_VERSION: (u32, u32) = (1, 89);
+
 /// Something that is missing.
 pub struct Missing {
     /// The Debian package that brings it.
@@ -52,9 +55,9 @@ pub fn missing(rust: &Rust) -> Vec<Missing> {
     );
     if matches!(rust, Rust::Debian { .. }) {
         need(
-            Path::new(super::rust::DEBIAN_RUSTC).exists(),
+            debian_rustc() >= Some(RUST_VERSION),
             "rustc-web",
-            "the compiler for arm64, as rustup could not add the targets",
+            "the compiler for arm64, 1.89 or later (in the release's security suite)",
         );
         need(Path::new(super::rust::DEBIAN_LIBRARY).exists(), "rust-web-src", "the source of its library");
     }
@@ -108,6 +111,12 @@ fn is_root() -> Result<bool> {
 /// The installed QEMU's version.
 fn qemu_version() -> Option<(u32, u32)> {
     parse_version(&exec::output(Command::new(QEMU).arg("--version")).ok()?)
+}
+
+/// The version of Debian's compiler.
+fn debian_rustc() -> Option<(u32, u32)> {
+    let text = exec::output(Command::new(super::rust::DEBIAN_RUSTC).arg("--version")).ok()?;
+    parse_version(&text.replacen("rustc ", "version ", 1))
 }
 
 fn parse_version(text: &str) -> Option<(u32, u32)> {

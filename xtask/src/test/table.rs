@@ -91,10 +91,9 @@ impl Row {
         Self::new(name, Kind::Plain).expect(&["init: Debian 6.12*", "init: boot ended with 0"])
     }
 
-    /// Debian under Tenure; it must do `run` with success and power off.
+    /// Debian under Tenure, which does `run` and powers off.
     fn debian(name: &str, run: &str) -> Self {
-        let row = Self::new(name, Kind::Debian { run: run.to_owned() });
-        row.expect(&["init: Debian 6.12*"])
+        Self::new(name, Kind::Debian { run: run.to_owned() })
     }
 
     /// A bare-metal host under Tenure.
@@ -104,6 +103,18 @@ impl Row {
 
     fn on(mut self, cpu: &str, cpus: u8, gic: u8) -> Self {
         self.config = Config { cpu: cpu.to_owned(), cpus, gic, ..self.config };
+        self
+    }
+
+    fn words(mut self, words: &str) -> Self {
+        self.bootargs = words.to_owned();
+        self
+    }
+
+    /// The machine restarts when it is told to, and is stopped after the last expected line.
+    fn reboots(mut self) -> Self {
+        self.config.reboots = true;
+        self.end = End::LastLine;
         self
     }
 
@@ -166,13 +177,33 @@ fn bare_metal() -> Vec<Row> {
 
 /// Debian under Tenure, without guests.
 fn debian() -> Vec<Row> {
-    let cpus = |count: u8| format!("init: Debian 6.12*with {count} CPUs*");
+    let cpus = |count: u8| format!(" with {count} CPUs");
     vec![
         Row::debian("linux/boot-4g", "boot").memory(4096).expect(&["init: boot ended with 0"]),
-        Row::debian("linux/boot-8-cpus-gic3", "boot").on("cortex-a76", 8, 3).expect(&[&cpus(8)]),
-        Row::debian("linux/boot-8-cpus-gic2", "boot").on("cortex-a53", 8, 2).expect(&[&cpus(8)]),
+        Row::debian("linux/boot-8-cpus-gic3", "boot")
+            .on("cortex-a76", 8, 3)
+            .expect(&[&cpus(8), "init: boot ended with 0"]),
+        Row::debian("linux/boot-8-cpus-gic2", "boot")
+            .on("cortex-a53", 8, 2)
+            .expect(&[&cpus(8), "init: boot ended with 0"]),
+        Row::debian("linux/hotplug", "hotplug")
+            .expect(&["hotplug: all 4 CPUs*", "init: hotplug ended with 0"]),
+        Row::debian("linux/reboot", "reboot").reboots().expect(&[
+            "init: Debian 6.12*",
+            "Restarting system",
+            "init: Debian 6.12*",
+        ]),
+        Row::debian("linux/load", "load").expect(LOAD),
+        Row::debian("linux/load-a-minute", "load")
+            .words("tenure.seconds=60")
+            .expect(LOAD)
+            .seconds(240)
+            .when(When::Long),
     ]
 }
+
+/// What a heavy job on every CPU ends with.
+const LOAD: &[&str] = &["load: * every hash was right", "init: load ended with 0"];
 
 /// The story, on the whole matrix.
 fn story() -> Vec<Row> {
