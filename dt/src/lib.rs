@@ -18,6 +18,7 @@ extern crate std;
 
 pub mod check;
 pub mod edit;
+pub mod place;
 pub mod platform;
 pub mod read;
 #[cfg(test)]

@@ -1,3 +1,20 @@
-//! The EL2 binary (written in the next commits).
+//! Tenure at EL2: the binary.
+//!
+//! - [`boot`]: from the first instruction to the host's;
+//! - [`host`]: the host's world and its ways back into EL2; [`psci`], [`calls`]: what it can ask for;
+//! - [`machine`]: the hardware under the memory manager of `tenure-mm`, which decides about pages;
+//! - [`percpu`], [`console`], [`ring`], [`panic`]: what everything stands on.
 #![no_std]
 #![no_main]
+
+extern crate alloc;
+
+mod boot;
+mod calls;
+mod console;
+mod host;
+mod machine;
+mod panic;
+mod percpu;
+mod psci;
+mod ring;

@@ -142,9 +142,14 @@ pub unsafe fn zero(addr: usize, len: usize) {
     }
 }
 
-/// Cleans and invalidates a range of data to the point of coherency, and waits.
-pub fn clean_invalidate(start: usize, len: usize) {
+/// Cleans and invalidates a range of data to the point of coherency. Complete at the next DSB.
+pub fn clean_invalidate_lines(start: usize, len: usize) {
     each_line(start, len, CacheType::current().data_line(), clean_invalidate_line);
+}
+
+/// As [`clean_invalidate_lines`], and waits.
+pub fn clean_invalidate(start: usize, len: usize) {
+    clean_invalidate_lines(start, len);
     crate::barrier::dsb_sy();
 }
 

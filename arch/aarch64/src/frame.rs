@@ -2,6 +2,8 @@
 //!
 //! Offsets used by the assembly are computed from these types, so the two cannot disagree.
 
+use core::sync::atomic::{AtomicPtr, AtomicU64};
+
 /// Registers of the host that a call or fault may change: what a compiled function does not preserve by itself.
 ///
 /// `x19`–`x29` stay in the CPU (AAPCS64 keeps them), and the host's `SP`, `SP_EL0` and FP/SIMD state are not touched.
@@ -41,9 +43,22 @@ pub struct CrashFrame {
 #[derive(Debug)]
 pub struct CpuHead {
     /// Null while the host runs; else the context of the vCPU that is loaded. An exit then belongs to the guest.
-    pub vcpu: *mut u8,
+    pub vcpu: AtomicPtr<u8>,
     /// Top of the stack that a crash is reported on; the normal one may be what failed.
-    pub crash_stack: u64,
+    pub crash_stack: AtomicU64,
+}
+
+impl CpuHead {
+    /// A CPU with no vCPU and no crash stack yet.
+    pub const fn new() -> Self {
+        Self { vcpu: AtomicPtr::new(core::ptr::null_mut()), crash_stack: AtomicU64::new(0) }
+    }
+}
+
+impl Default for CpuHead {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 /// Size of [`HostFrame`], a multiple of 16.

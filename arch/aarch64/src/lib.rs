@@ -26,4 +26,5 @@ pub mod smc;
 pub mod stage1;
 pub mod sysreg;
 pub mod tlb;
+pub mod translate;
 pub mod vectors;

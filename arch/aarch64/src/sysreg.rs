@@ -83,6 +83,7 @@ read_known! {
     tpidr_el2 = TPIDR_EL2; cntvoff_el2 = CNTVOFF_EL2;
     vbar_el1 = VBAR_EL1; sctlr_el1 = SCTLR_EL1; elr_el1 = ELR_EL1; spsr_el1 = SPSR_EL1;
     cntvct_el0 = CNTVCT_EL0; cntfrq_el0 = CNTFRQ_EL0;
+    par_el1 = PAR_EL1;
     ich_vtr_el2 = ICH_VTR_EL2; icc_sre_el2 = ICC_SRE_EL2;
 }
 
@@ -103,6 +104,8 @@ read_encoded! {
     id_aa64zfr0_el1 = "s3_0_c0_c4_4";
     /// Reads `ID_AA64SMFR0_EL1`.
     id_aa64smfr0_el1 = "s3_0_c0_c4_5";
+    /// Reads `ISR_EL1`: which physical interrupts are pending.
+    isr_el1 = "s3_0_c12_c1_0";
     /// Reads `PMCR_EL0`; only where a PMU is.
     pmcr_el0 = "s3_3_c9_c12_0";
     /// Reads `GCSCR_EL1`; only with FEAT_GCS.
@@ -122,6 +125,8 @@ write_known! {
 }
 
 write_encoded! {
+    /// Writes `PAR_EL1`.
+    write_par_el1 = "par_el1";
     /// Writes `HSTR_EL2`.
     write_hstr_el2 = "hstr_el2";
     /// Writes `HACR_EL2`.
