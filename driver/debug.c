@@ -39,8 +39,13 @@ static const struct file_operations tn_log_fops = { .owner = THIS_MODULE, .open 
 
 static int tn_state_show(struct seq_file *file, void *unused)
 {
-	seq_printf(file, "frames_waiting_for_their_holders %lu\nhost_pool_pages_given %lu\n", tn_reap_pending(),
-		   tn_host_pool_pages());
+	unsigned long back, dirty;
+
+	tn_scrub_counts(&back, &dirty);
+	seq_printf(file,
+		   "frames_waiting_for_their_holders %lu\nhost_pool_pages_given %lu\n"
+		   "frames_back_looked_at %lu\nframes_back_not_scrubbed %lu\n",
+		   tn_reap_pending(), tn_host_pool_pages(), back, dirty);
 	return 0;
 }
 DEFINE_SHOW_ATTRIBUTE(tn_state);

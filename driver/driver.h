@@ -55,7 +55,6 @@ struct tenure_vm {
 	struct list_head node;
 	/* The hypervisor's handle; 0 once destroyed. */
 	u64 handle;
-	u64 rights;
 	bool protected;
 	/* A vCPU ran, or was about to: the first image is complete. */
 	bool active;
@@ -165,8 +164,9 @@ int tn_notify_register(void);
 void tn_notify_unregister(void);
 
 /* pages.c */
-int tn_pool_topup(struct tenure_vm *vm);
-void tn_reap(struct page *page);
+int tn_pool_topup(struct tenure_vm *vm, u64 mask);
+void tn_reap(struct page *page, bool guests);
+void tn_scrub_counts(unsigned long *back, unsigned long *dirty);
 void tn_reap_kick(void);
 void tn_reap_wait(void);
 unsigned long tn_reap_pending(void);

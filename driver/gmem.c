@@ -32,9 +32,9 @@ static void tn_gmem_release(struct kref *ref)
 	struct page *page;
 	unsigned long index;
 
-	/* Frames of a file that was never bound, or whose VM is gone. */
+	/* Frames of a file that was never bound. */
 	xa_for_each(&gmem->frames, index, page)
-		tn_reap(page);
+		tn_reap(page, false);
 	xa_destroy(&gmem->frames);
 	iput(gmem->inode);
 	tn_vm_put(gmem->vm);
@@ -70,7 +70,8 @@ void tn_gmem_kill(struct tenure_gmem *gmem)
 	tn_gmem_zap(gmem, 0, gmem->pages);
 	xa_for_each(&gmem->frames, index, page) {
 		xa_erase(&gmem->frames, index);
-		tn_reap(page);
+		/* Where no slot was, it never was the guest's. */
+		tn_reap(page, tn_gmem_slot(gmem, index));
 	}
 	up_write(&gmem->sem);
 }

@@ -36,7 +36,7 @@ s64 tn_hvc(struct tn_reply *reply, u64 call, u64 a1, u64 a2, u64 a3, u64 a4, u64
 static bool tn_again(struct tenure_vm *vm, const struct tn_reply *reply, int *tries, int *topups)
 {
 	if (reply->status == TENURE_NO_MEMORY)
-		return ++*topups <= TN_TOPUPS && !tn_pool_topup(vm);
+		return ++*topups <= TN_TOPUPS && !tn_pool_topup(vm, reply->mask);
 	/* Only what passes by itself: a leaf stays until somebody drops it. */
 	if (reply->status != TENURE_RETRY || (reply->mask & ~TENURE_BLOCK_FROZEN) || ++*tries > TN_TRIES)
 		return false;

@@ -7,16 +7,25 @@
  */
 #include <linux/delay.h>
 #include <linux/gfp.h>
+#include <linux/module.h>
 #include <linux/slab.h>
 
 #include "driver.h"
 
-/* Table pages given at once, and the level below which a pool is filled. */
+/* Table pages given at once. */
 #define TN_POOL_STEP 16
-#define TN_POOL_LOW 8
 #define TN_REAP_PERIOD (HZ / 20)
 
+static bool tn_verify_scrub;
+module_param_named(verify_scrub, tn_verify_scrub, bool, 0644);
+MODULE_PARM_DESC(verify_scrub, "look whether each frame of a guest comes back zeroed, and count (debugfs: tenure/state)");
+
+/* Marks frames that were a guest's. */
+#define TN_GUESTS XA_MARK_0
+
 static DEFINE_XARRAY(tn_reap_pages);
+static atomic_long_t tn_back;
+static atomic_long_t tn_back_dirty;
 static atomic_long_t tn_reap_count;
 static atomic_long_t tn_host_pool;
 
@@ -32,15 +41,33 @@ static bool tn_is_home(struct page *page)
 	       !TN_FIELD(word, FROZEN) && !TN_FIELD(word, GUEST_LEAVES);
 }
 
-/* Gives up our reference to a frame as soon as it is the host's. Never fails and never blocks for the holder. */
-void tn_reap(struct page *page)
+/* The frame is the host's: Linux gets it. */
+static void tn_free(struct page *page, bool guests)
 {
+	if (guests && tn_verify_scrub) {
+		atomic_long_inc(&tn_back);
+		if (memchr_inv(page_address(page), 0, PAGE_SIZE))
+			atomic_long_inc(&tn_back_dirty);
+	}
+	put_page(page);
+}
+
+/*
+ * Gives up our reference to a frame as soon as it is the host's. Never fails and never blocks for the holder.
+ * `guests`: it was a guest's, and must come back scrubbed.
+ */
+void tn_reap(struct page *page, bool guests)
+{
+	unsigned long pfn = page_to_pfn(page);
+
 	if (tn_is_home(page)) {
-		put_page(page);
+		tn_free(page, guests);
 		return;
 	}
 	/* A lost frame would be a leak for ever: this small allocation may not fail. */
-	xa_store(&tn_reap_pages, page_to_pfn(page), page, GFP_KERNEL | __GFP_NOFAIL);
+	xa_store(&tn_reap_pages, pfn, page, GFP_KERNEL | __GFP_NOFAIL);
+	if (guests)
+		xa_set_mark(&tn_reap_pages, pfn, TN_GUESTS);
 	atomic_long_inc(&tn_reap_count);
 	schedule_delayed_work(&tn_reaper, TN_REAP_PERIOD);
 }
@@ -51,14 +78,23 @@ static void tn_reap_work(struct work_struct *work)
 	unsigned long pfn;
 
 	xa_for_each(&tn_reap_pages, pfn, page) {
+		bool guests = xa_get_mark(&tn_reap_pages, pfn, TN_GUESTS);
+
 		if (!tn_is_home(page))
 			continue;
 		xa_erase(&tn_reap_pages, pfn);
-		put_page(page);
+		tn_free(page, guests);
 		atomic_long_dec(&tn_reap_count);
 	}
 	if (tn_reap_pending())
 		schedule_delayed_work(&tn_reaper, TN_REAP_PERIOD);
+}
+
+/* Guests' frames that were looked at on their way back, and those that were not zero. */
+void tn_scrub_counts(unsigned long *back, unsigned long *dirty)
+{
+	*back = atomic_long_read(&tn_back);
+	*dirty = atomic_long_read(&tn_back_dirty);
 }
 
 /* Something came back just now. */
@@ -103,7 +139,7 @@ static int tn_pool_add(struct tenure_vm *vm)
 	/* Not tn_call(): a top-up that asked for a top-up would never end. */
 	if (tn_hvc(&reply, TENURE_CALL_POOL_TOPUP, vm ? vm->handle : 0, page_to_pfn(page), 1, 0, 0) !=
 	    TENURE_SUCCESS) {
-		tn_reap(page);
+		tn_reap(page, false);
 		return tn_errno(reply.status);
 	}
 	if (!vm) {
@@ -116,33 +152,23 @@ static int tn_pool_add(struct tenure_vm *vm)
 	return 0;
 }
 
-/*
- * After NO_MEMORY: fills whatever pool is low. Which one fell short is not told; a donate takes from the host's too,
- * when it breaks a host block.
- */
-int tn_pool_topup(struct tenure_vm *vm)
+/* After NO_MEMORY: fills the pools that `mask` says are short (TENURE_BLOCK_VM_POOL, _HOST_POOL). */
+int tn_pool_topup(struct tenure_vm *vm, u64 mask)
 {
-	struct tenure_vm *pools[2] = { vm, NULL };
-	int i, n, err = 0, added = 0;
+	int n, err = -ENOMEM, added = 0;
 
-	for (i = vm ? 0 : 1; i < 2; i++) {
-		u64 handle = pools[i] ? pools[i]->handle : 0;
-		struct tn_reply reply;
-		u64 missing = TN_POOL_STEP;
+	for (n = 0; n < 2 * TN_POOL_STEP; n++) {
+		bool host = n >= TN_POOL_STEP;
 
-		if (tn_hvc(&reply, TENURE_CALL_POOL_INFO, handle, 0, 0, 0, 0) == TENURE_SUCCESS && pools[i] == NULL &&
-		    reply.x[0] >= TN_POOL_LOW)
-			missing = 0;
-		for (n = 0; n < missing; n++) {
-			err = tn_pool_add(pools[i]);
-			if (err == -EAGAIN)
-				continue;
-			if (err)
-				break;
-			added++;
-		}
+		if (!(mask & (host ? TENURE_BLOCK_HOST_POOL : TENURE_BLOCK_VM_POOL)) || (!host && !vm))
+			continue;
+		err = tn_pool_add(host ? NULL : vm);
+		/* Giving pages to a VM splits blocks of the host, which takes pages of the host's pool. */
+		if (err == -ENOMEM && !host)
+			err = tn_pool_add(NULL);
+		added += !err;
 	}
-	return added ? 0 : err ?: -ENOMEM;
+	return added ? 0 : err;
 }
 
 /* Sums over the words of all frames. */

@@ -33,7 +33,7 @@ static bool tn_gmem_still_there(struct tenure_gmem *gmem, u64 pgoff, struct page
 	case TENURE_STATE_QUARANTINE:
 		tn_gmem_zap(gmem, pgoff, 1);
 		xa_erase(&gmem->frames, pgoff);
-		tn_reap(page);
+		tn_reap(page, true);
 		return false;
 	default:
 		return true;
@@ -63,7 +63,7 @@ static int tn_gmem_donate(struct tenure_slot *slot, u64 gfn, u64 pgoff, u64 kind
 	tn_range(slot->vm, &reply, TN_GFN_PFN_COUNT_ARG, TENURE_CALL_DONATE, gfn, page_to_pfn(page), 1, kind);
 	if (reply.status != TENURE_SUCCESS) {
 		xa_release(&gmem->frames, pgoff);
-		tn_reap(page);
+		tn_reap(page, false);
 		return tn_errno(reply.status);
 	}
 	xa_store(&gmem->frames, pgoff, page, GFP_KERNEL_ACCOUNT);
@@ -109,7 +109,7 @@ static int tn_gmem_move_in(struct tenure_gmem *gmem, struct tenure_slot *slot, u
 	tn_range(slot->vm, &reply, TN_GFN_PFN_COUNT_ARG, TENURE_CALL_DONATE, gfn, page_to_pfn(page), 1,
 		 TENURE_ADDR_SHARED);
 	if (reply.status != TENURE_SUCCESS) {
-		tn_reap(page);
+		tn_reap(page, false);
 		return tn_errno(reply.status);
 	}
 	/* Shared with the host: the hypervisor lets us write it. */
@@ -157,7 +157,7 @@ undo:
 		tn_call(slot->vm, &reply, TENURE_CALL_HOST_UNMAP, pfn, 1, 0, 0, 0);
 		tn_call(slot->vm, &reply, TENURE_CALL_RECLAIM, slot->vm->handle, pfn, 1, 0, 0);
 		xa_erase(&gmem->frames, index);
-		tn_reap(page);
+		tn_reap(page, true);
 	}
 out:
 	up_write(&gmem->sem);
@@ -188,7 +188,7 @@ static int tn_gmem_punch(struct tenure_gmem *gmem, u64 pgoff, struct page *page)
 			return tn_errno(reply.status);
 	}
 	xa_erase(&gmem->frames, pgoff);
-	tn_reap(page);
+	tn_reap(page, slot);
 	return 0;
 }
 

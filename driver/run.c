@@ -13,6 +13,8 @@
 
 /* Nothing wakes a guest from WFI yet but time; it looks again after this long. */
 #define TN_WFI_NS (500 * NSEC_PER_USEC)
+/* Another vCPU may have cancelled the drain, of which nobody tells: the guest's call looks again after this long. */
+#define TN_DRAIN_LOOK (HZ / 4)
 #define TN_LEAVE 1
 
 static int tn_interrupted(struct tenure_vcpu *vcpu)
@@ -177,10 +179,12 @@ static int tn_exit_drain(struct tenure_vcpu *vcpu, int seen)
 {
 	struct tenure_vm *vm = vcpu->vm;
 
-	if (wait_event_interruptible(vm->drain_wait, atomic_read(&vm->drained) != seen || vm->dead ||
-							     READ_ONCE(tn_machine.stopping)))
-		return tn_interrupted(vcpu);
-	return 0;
+	long left = wait_event_interruptible_timeout(vm->drain_wait,
+						     atomic_read(&vm->drained) != seen || vm->dead ||
+							     READ_ONCE(tn_machine.stopping),
+						     TN_DRAIN_LOOK);
+
+	return left < 0 ? tn_interrupted(vcpu) : 0;
 }
 
 /* Waits for CPU_ON; `seen` was read before the vCPU said that it is off. */
@@ -243,7 +247,7 @@ static int tn_exit(struct tenure_vcpu *vcpu, u64 reason, int drained, int power_
 	case TENURE_EXIT_WFI:
 		return tn_exit_wfi(vcpu);
 	case TENURE_EXIT_TABLES:
-		return tn_pool_topup(vcpu->vm);
+		return tn_pool_topup(vcpu->vm, TENURE_BLOCK_VM_POOL | (vcpu->page->mask & TENURE_BLOCK_HOST_POOL));
 	case TENURE_EXIT_CPU_ON:
 		tn_power_on(vcpu->vm, vcpu->page->target);
 		return 0;
@@ -294,7 +298,7 @@ int tn_vcpu_run(struct tenure_vcpu *vcpu)
 			err = 0;
 			break;
 		case TENURE_NO_MEMORY:
-			err = tn_pool_topup(vm);
+			err = tn_pool_topup(vm, reply.mask);
 			break;
 		default:
 			pr_warn_ratelimited("tenure: VM %llx vCPU %u: status %lld, mask %llx\n", vm->handle, vcpu->id,

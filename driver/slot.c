@@ -52,8 +52,9 @@ void tn_slot_free(struct tenure_slot *slot)
 
 static u64 tn_slot_status(const struct tenure_slot *slot)
 {
+	/* Frames that stay the host's go to undeclared addresses. */
 	if (!slot->gmem)
-		return TENURE_ADDR_SHARED;
+		return TENURE_ADDR_NONE;
 	return slot->gmem->flags & GUEST_MEMFD_FLAG_INIT_SHARED ? TENURE_ADDR_SHARED : TENURE_ADDR_PRIVATE;
 }
 
@@ -87,7 +88,7 @@ static int tn_slot_remove(struct tenure_vm *vm, struct tenure_slot *slot)
 				goto out;
 			}
 			xa_erase(&slot->gmem->frames, index);
-			tn_reap(page);
+			tn_reap(page, true);
 		}
 	}
 	if (tn_range(vm, &reply, TN_GFN_COUNT_ARG, TENURE_CALL_SET_STATUS, slot->gfn, 0, slot->pages,

@@ -104,7 +104,7 @@ struct tenure_holders {
 
 /* ---- on a VM ---- */
 
-/* TENURE_VM_RIGHT_* that the guest may use; before the first memory slot and vCPU. */
+/* TENURE_VM_RIGHT_* that the guest may use; before the first vCPU. */
 #define TENURE_SET_RIGHTS _IOW(TENURE_IOC, 0x10, __u64)
 /* Ends the placement of the first image; the first KVM_RUN does it too. */
 #define TENURE_ACTIVATE _IO(TENURE_IOC, 0x11)

@@ -21,7 +21,7 @@ void tn_vcpu_free(struct tenure_vcpu *vcpu)
 	if (vcpu->run)
 		free_page((unsigned long)vcpu->run);
 	if (vcpu->page)
-		tn_reap(virt_to_page(vcpu->page));
+		tn_reap(virt_to_page(vcpu->page), false);
 	kfree(vcpu);
 }
 

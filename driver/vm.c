@@ -35,7 +35,7 @@ void tn_vm_put(struct tenure_vm *vm)
 /* Makes the hypervisor's VM: pool, and "device" as the status of every address that no slot declares. */
 static int tn_vm_start(struct tenure_vm *vm)
 {
-	u64 flags = (vm->protected ? TENURE_VM_PROTECTED : 0) | vm->rights;
+	u64 flags = vm->protected ? TENURE_VM_PROTECTED : 0;
 	struct tn_reply reply;
 	u64 pages;
 
@@ -43,7 +43,7 @@ static int tn_vm_start(struct tenure_vm *vm)
 		return tn_errno(reply.status);
 	vm->handle = reply.x[0];
 	for (pages = 0; pages < tn_machine.min_pool; pages += 16) {
-		int err = tn_pool_topup(vm);
+		int err = tn_pool_topup(vm, TENURE_BLOCK_VM_POOL);
 
 		if (err)
 			return err;
@@ -70,7 +70,7 @@ static void tn_vm_stop(struct tenure_vm *vm)
 			break;
 		if (reply.status == TENURE_INVALID)
 			break; /* The handle is dead already: HOST_RESET was there first. */
-		if (reply.status != TENURE_SUCCESS && !reply.done) {
+		if (reply.status != TENURE_SUCCESS && reply.mask) {
 			if (++waits % 1000 == 0)
 				pr_warn("tenure: VM %llx is hard to destroy: status %lld, mask %llx\n", vm->handle,
 					reply.status, reply.mask);
@@ -84,7 +84,7 @@ static void tn_vm_stop(struct tenure_vm *vm)
 	spin_unlock(&vm->pool_lock);
 	list_for_each_entry_safe(page, next, &pool, lru) {
 		list_del(&page->lru);
-		tn_reap(page);
+		tn_reap(page, false);
 	}
 }
 
@@ -144,24 +144,18 @@ void tn_vm_wake_drained(u64 handle)
 	mutex_unlock(&tn_vms_lock);
 }
 
-/* Rights are part of the VM's creation: an empty one is made anew. */
+/* What the guest may use; its first vCPU settles it. */
 static int tn_vm_set_rights(struct tenure_vm *vm, u64 rights)
 {
+	struct tn_reply reply;
 	int i, err = 0;
 
-	if (rights & ~TENURE_VM_RIGHT_REVOKE)
-		return -EINVAL;
 	mutex_lock(&vm->lock);
 	for (i = 0; i < TN_MAX_VCPUS; i++)
 		if (vm->vcpus[i])
 			err = -EBUSY;
-	if (!list_empty(&vm->slots))
-		err = -EBUSY;
-	if (!err && rights != vm->rights) {
-		tn_vm_stop(vm);
-		vm->rights = rights;
-		err = tn_vm_start(vm);
-	}
+	if (!err)
+		err = tn_errno(tn_call(vm, &reply, TENURE_CALL_VM_SET_RIGHTS, vm->handle, rights, 0, 0, 0));
 	mutex_unlock(&vm->lock);
 	return err;
 }

@@ -62,9 +62,11 @@ pub fn parts_of(machine: &Machine, parts: &[Part]) -> Result<()> {
                 cargo::build(machine, BARE_METAL, "tenure-test-hosts")
             })?,
             Part::Driver => ui::step("driver", true, |_| driver::build(machine))?,
-            Part::Story => {
-                ui::step("programs of the host", true, |_| cargo::build(machine, LINUX, "tenure-story"))?
-            }
+            Part::Story => ui::step("programs of the host", true, |_| {
+                // They start this guest.
+                cargo::build(machine, BARE_METAL, "tenure-test-guests")?;
+                cargo::build(machine, LINUX, "tenure-story")
+            })?,
         }
     }
     Ok(())

@@ -18,7 +18,7 @@ const INIT: &str = include_str!("../assets/init");
 pub struct Contents {
     /// The Linux driver as `/lib/tenure.ko`.
     pub driver: bool,
-    /// The programs of tests/story in `/bin`.
+    /// The programs of tests/story in `/bin`, and the guest that they start as `/lib/guest-basic`.
     pub programs: bool,
 }
 
@@ -41,6 +41,9 @@ pub fn pack(machine: &Machine, name: &str, contents: Contents) -> Result<std::pa
                 program.file_name().and_then(|name| name.to_str()).context("a program without a name")?;
             archive.file(&format!("bin/{name}"), 0o755, &read(&program)?)?;
         }
+    }
+    if contents.programs {
+        archive.file("lib/guest-basic", 0o644, &read(&build::bare("guest-basic"))?)?;
     }
     let scripts = paths::root().join("tests/linux");
     for entry in fs::read_dir(&scripts).into_iter().flatten().flatten() {

@@ -179,6 +179,13 @@ fn bare_metal() -> Vec<Row> {
 fn debian() -> Vec<Row> {
     let cpus = |count: u8| format!(" with {count} CPUs");
     vec![
+        Row::debian("linux/hostile", "hostile")
+            .expect(&["hostile: passed *", "story: passed *", "init: hostile ended with 0"])
+            .allow(&HOSTILE_OOPSES)
+            .seconds(180),
+        Row::debian("linux/unload", "unload")
+            .expect(&["unload: the driver is gone", "story: passed *", "init: unload ended with 0"])
+            .seconds(180),
         Row::debian("linux/boot-4g", "boot").memory(4096).expect(&["init: boot ended with 0"]),
         Row::debian("linux/boot-8-cpus-gic3", "boot")
             .on("cortex-a76", 8, 3)
@@ -204,6 +211,9 @@ fn debian() -> Vec<Row> {
 
 /// What a heavy job on every CPU ends with.
 const LOAD: &[&str] = &["load: * every hash was right", "init: load ended with 0"];
+
+/// What Linux says when a thread reads guest memory through the kernel's own mapping: the thread dies, nobody else.
+const HOSTILE_OOPSES: [&str; 2] = ["Internal error: Oops", "Unable to handle kernel"];
 
 /// The story, on the whole matrix.
 fn story() -> Vec<Row> {

@@ -1,0 +1,171 @@
+//! A hostile process of the Debian host: every road to a private page, and every wrong use of the driver's calls.
+
+use std::fs;
+use std::io;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use story::driver::{self, Session};
+use story::guest::Guest;
+use story::mapping::Mapping;
+use story::roads::{KERNEL_ROADS, ROADS, Road};
+use story::steps::Steps;
+use story::vmm::{FREE, Kind, Vm};
+use tenure_abi::flags::{pin, query};
+use tenure_abi::page::State;
+use tenure_test_protocol::{self as protocol, command, outcome};
+
+const PAGE: u64 = 4096;
+const SECRET: u64 = 0x5ec4_e75e_c4e7;
+
+fn main() -> ExitCode {
+    let mut steps = Steps::new("hostile");
+    let error = attacks(&mut steps).err();
+    if steps.finish(error.as_ref()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn place(index: u64) -> (u64, u64) {
+    (FREE + index * PAGE, protocol::FREE + index * PAGE)
+}
+
+fn attacks(steps: &mut Steps) -> Result<()> {
+    let session = Session::open().context("cannot open /dev/tenure")?;
+    let image = fs::read("/lib/guest-basic").context("no guest in the initramfs (/lib/guest-basic)")?;
+    let vm = Vm::new(Kind { protected: true, revoke: false })?;
+    vm.place(&image, true)?;
+    registers(steps, &vm)?;
+    let vcpu = vm.vcpu()?;
+    let guest = Guest::start(vcpu)?;
+
+    // The page was never shared: no PTE, so Linux itself refuses.
+    let (offset, gpa) = place(0);
+    guest.write(gpa, SECRET)?;
+    take(steps, "never shared", ROADS, &vm.memory, offset)?;
+    take(steps, "never shared", KERNEL_ROADS, &vm.memory, offset)?;
+    steps.check("never shared: contents", "", guest.read(gpa)? == SECRET);
+
+    // A PTE of the time when it was shared still stands: the hypervisor refuses.
+    let (offset, gpa) = place(1);
+    stale_pte(&guest, &vm.memory, offset, gpa)?;
+    take(steps, "stale PTE", ROADS, &vm.memory, offset)?;
+    steps.check("stale PTE: contents", "", guest.read(gpa)? == SECRET);
+    for (index, road) in KERNEL_ROADS.iter().enumerate() {
+        // One page each: a thread that dies in the kernel keeps its reference for ever.
+        let (offset, gpa) = place(2 + index as u64);
+        stale_pte(&guest, &vm.memory, offset, gpa)?;
+        take(steps, "stale PTE", std::slice::from_ref(road), &vm.memory, offset)?;
+        steps.check("stale PTE: contents", "", guest.read(gpa)? == SECRET);
+    }
+
+    decisions(steps, &session, &vm, &guest)?;
+    calls(steps, &session, &vm)?;
+    let [ok, ..] = guest.command(command::CHECK, &[place(1).1, 1, 0])?;
+    steps.check("the guest lives and answers", format!("outcome {ok}"), ok == outcome::OK);
+    Ok(())
+}
+
+fn take(steps: &mut Steps, page: &str, roads: &[Road], mapping: &Mapping, offset: u64) -> Result<()> {
+    for road in roads {
+        let outcome = road.take(mapping, offset as usize)?;
+        steps.check(&format!("{page}: {}", road.name), Road::show(outcome), road.ends_well(outcome));
+    }
+    Ok(())
+}
+
+/// The guest shares a page, Linux makes a PTE without touching it, the guest takes it back: nobody had to be asked.
+fn stale_pte(guest: &Guest, mapping: &Mapping, offset: u64, gpa: u64) -> Result<()> {
+    guest.write(gpa, SECRET)?;
+    ensure!(guest.call(command::SHARE, &[gpa, 1])?.is_success(), "share");
+    mapping.populate(offset as usize, PAGE as usize).context("MADV_POPULATE_WRITE")?;
+    ensure!(guest.call(command::UNSHARE, &[gpa, 1, 0])?.is_success(), "unshare");
+    Ok(())
+}
+
+fn refused(steps: &mut Steps, step: &str, result: io::Result<()>, errnos: &[i32]) {
+    let seen = match &result {
+        Ok(()) => "it was allowed".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    let good = result.is_err_and(|error| error.raw_os_error().is_some_and(|errno| errnos.contains(&errno)));
+    steps.check(step, seen, good);
+}
+
+/// Before activation the registers are the VMM's; a second vCPU with the same number is not.
+fn registers(steps: &mut Steps, vm: &Vm) -> Result<()> {
+    let huge = vm.vm().create_vcpu(100_000).map(drop).map_err(|error| io::Error::from_raw_os_error(error.errno()));
+    refused(steps, "a vCPU with an absurd number", huge, &[libc::EINVAL]);
+    Ok(())
+}
+
+/// U10: for an active protected VM the host decides nothing about what is shared.
+fn decisions(steps: &mut Steps, session: &Session, vm: &Vm, guest: &Guest) -> Result<()> {
+    let (offset, gpa) = place(0);
+    let plain = |result: Result<(), (io::Error, u64)>| result.map_err(|(error, _)| error);
+    refused(
+        steps,
+        "make a private page shared",
+        plain(driver::set_private(vm.gmem(), offset, PAGE, false)),
+        &[libc::EPERM],
+    );
+    ensure!(guest.call(command::SHARE, &[gpa, 1])?.is_success(), "share");
+    refused(
+        steps,
+        "make a shared page private that the guest did not ask for",
+        plain(driver::set_private(vm.gmem(), offset, PAGE, true)),
+        &[libc::EPERM],
+    );
+    ensure!(guest.call(command::UNSHARE, &[gpa, 1, 0])?.is_success(), "unshare");
+    let (answer, result) = session.pin(vm.gmem_fd(), offset, PAGE, pin::CPU, "attacker");
+    refused(steps, "pin a private page", result, &[libc::EPERM]);
+    let status = answer.answer.reply().map(|reply| reply.status);
+    steps.check("its answer", format!("{status:?}"), status == Some(tenure_abi::Status::Denied));
+    let (_, result) = session.unpin(vm.gmem_fd(), offset, PAGE, pin::CPU);
+    refused(steps, "take back a pin that nobody made", result, &[libc::ENOENT]);
+    refused(steps, "punch a hole into private memory", story::mapping::punch(vm.gmem(), offset, PAGE), &[libc::EPERM]);
+    refused(steps, "take the slot away", vm.remove_slot(), &[libc::EPERM]);
+    refused(steps, "add a slot", vm.add_slot_of(0x8000_0000), &[libc::EPERM, libc::EEXIST]);
+    let query = session.query(vm.gmem_fd(), offset, query::RECLAIM)?;
+    let verdict = query.answer.reply().map(|reply| reply.status);
+    steps.check(
+        "and the hypervisor would refuse a reclaim",
+        format!("{verdict:?}"),
+        verdict == Some(tenure_abi::Status::Denied) && State::of(query.answer.word) == Some(State::Private),
+    );
+    steps.check("contents", "", guest.read(gpa)? == SECRET);
+    Ok(())
+}
+
+/// Rubbish by the calls that Linux lets a process make.
+fn calls(steps: &mut Steps, session: &Session, vm: &Vm) -> Result<()> {
+    let size = story::vmm::RAM;
+    let attributes =
+        |offset, length| driver::set_private(vm.gmem(), offset, length, true).map_err(|(error, _)| error);
+    refused(steps, "attributes: not a page", attributes(1, PAGE), &[libc::EINVAL]);
+    refused(steps, "attributes: nothing", attributes(0, 0), &[libc::EINVAL]);
+    refused(steps, "attributes: beyond the end", attributes(size, PAGE), &[libc::EINVAL]);
+    refused(steps, "attributes: wrap", attributes(PAGE, u64::MAX - PAGE + 1), &[libc::EINVAL]);
+    let pins = [(0, 1), (1, PAGE), (size, PAGE), (0, u64::MAX & !0xfff), (u64::MAX & !0xfff, PAGE)];
+    for (offset, length) in pins {
+        let (_, result) = session.pin(vm.gmem_fd(), offset, length, pin::CPU, "rubbish");
+        refused(steps, &format!("pin {offset:#x} + {length:#x}"), result, &[libc::EINVAL]);
+    }
+    let (_, result) = session.pin(vm.gmem_fd(), 0, PAGE, 77, "rubbish");
+    refused(steps, "pin of no kind", result, &[libc::EINVAL]);
+    let (_, result) = session.pin(0, 0, PAGE, pin::CPU, "rubbish");
+    refused(steps, "pin of what is no guest memory", result, &[libc::EINVAL]);
+    refused(steps, "query of what is no guest memory", session.query(0, 0, 0).map(drop), &[libc::EBADF]);
+    let mut worst = Vec::new();
+    for group in [0xAE, 0xB7] {
+        for nr in 0..=255u8 {
+            let mut bytes = [0xa5; 128];
+            // Whatever it answers: not success, and the machine goes on.
+            if session.rubbish(group, nr, &mut bytes).is_ok() {
+                worst.push((group, nr));
+            }
+        }
+    }
+    steps.check("512 rubbish ioctls", format!("{worst:x?} succeeded"), worst.is_empty());
+    let private = Mapping::with(vm.gmem(), PAGE as usize, libc::PROT_READ, libc::MAP_PRIVATE).map(drop);
+    refused(steps, "a copy-on-write mapping", private, &[libc::EINVAL]);
+    Ok(())
+}

@@ -1,0 +1,12 @@
+//! What the programs of the Debian host share: a small VMM on the KVM userspace API of `/dev/tenure`.
+//!
+//! The VMM uses the crates `kvm-ioctls` and `kvm-bindings` as any other does; only Tenure's own ioctls ([`driver`])
+//! and the memory mappings ([`mapping`]) need code of their own.
+
+pub mod driver;
+pub mod guest;
+pub mod mapping;
+pub mod roads;
+pub mod show;
+pub mod steps;
+pub mod vmm;
