@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::initramfs::{self, Contents};
 use crate::qemu::console::Watch;
 use crate::qemu::runner::{self, End};
-use crate::qemu::{Config, Payload};
+use crate::qemu::{Config, IMAGE_ADDRESS, Payload};
 use crate::setup::Machine;
 use crate::{build, paths, run, setup, ui};
 
@@ -30,8 +30,6 @@ pub struct Args {
     json: bool,
 }
 
-/// Where QEMU loads a raw image on `virt`: RAM begins at 1 GiB, and an image with `text_offset` 0 goes 2 MiB above.
-const IMAGE_ADDRESS: u64 = 0x4020_0000;
 /// A run under icount is slower than in the tests.
 const LIMIT: Duration = Duration::from_secs(300);
 

@@ -14,6 +14,13 @@ const KERNEL_ADDRESS: u64 = 0x5000_0000;
 /// See [`KERNEL_ADDRESS`]; the kernel needs less than 128 MiB.
 const INITRD_ADDRESS: u64 = 0x5800_0000;
 
+/// Where QEMU loads a raw image on `virt`: one with `text_offset` 0 goes 2 MiB above the start of RAM.
+pub const IMAGE_ADDRESS: u64 = 0x4020_0000;
+/// Where the pieces of [`Payload::Tree`] go: beside the image, and not where QEMU puts a tree of its own (the start of RAM).
+const STUB_ADDRESS: u64 = 0x4400_0000;
+/// See [`STUB_ADDRESS`].
+const TREE_ADDRESS: u64 = 0x4800_0000;
+
 /// A `virt` machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -62,6 +69,13 @@ pub enum Payload {
         /// The host's command line.
         bootargs: String,
     },
+    /// Tenure, entered with a device tree (or none) of the test's choice in x0.
+    Tree {
+        /// The tree's file; without one x0 is 0.
+        tree: Option<PathBuf>,
+        /// The few instructions that load x0 and jump, from [`stub`].
+        stub: PathBuf,
+    },
     /// A kernel without a hypervisor, by QEMU's own loader.
     Bare {
         /// The kernel: a raw `Image`.
@@ -96,6 +110,13 @@ impl Config {
                     qemu.arg("-device").arg(guest_loader(INITRD_ADDRESS, "initrd", initrd, None));
                 }
             }
+            Payload::Tree { tree, stub } => {
+                qemu.arg("-device").arg(loader(IMAGE_ADDRESS, &paths::image(), ""));
+                qemu.arg("-device").arg(loader(STUB_ADDRESS, stub, ",cpu-num=0"));
+                if let Some(tree) = tree {
+                    qemu.arg("-device").arg(loader(TREE_ADDRESS, tree, ""));
+                }
+            }
             Payload::Bare { kernel, initrd, bootargs } => {
                 qemu.arg("-kernel").arg(kernel).args(["-append", bootargs]);
                 if let Some(initrd) = initrd {
@@ -119,6 +140,19 @@ fn guest_loader(address: u64, kind: &str, file: &Path, bootargs: Option<&str>) -
     let file = escape(&file.to_string_lossy());
     let bootargs = bootargs.map(|text| format!(",bootargs={}", escape(text))).unwrap_or_default();
     format!("guest-loader,addr={address:#x},{kind}={file}{bootargs}")
+}
+
+/// The argument of `-device` that puts raw bytes into memory.
+fn loader(address: u64, file: &Path, more: &str) -> String {
+    format!("loader,file={},addr={address:#x},force-raw=on{more}", escape(&file.to_string_lossy()))
+}
+
+/// The code of [`Payload::Tree`]: `ldr x0, tree; ldr x1, image; br x1`, and the two addresses.
+pub fn stub(tree: bool) -> Vec<u8> {
+    let code: [u32; 4] = [0x5800_0080, 0x5800_00a1, 0xd61f_0020, 0xd503_201f];
+    let tree = if tree { TREE_ADDRESS } else { 0 };
+    let words = code.into_iter().flat_map(u32::to_le_bytes);
+    words.chain(tree.to_le_bytes()).chain(IMAGE_ADDRESS.to_le_bytes()).collect()
 }
 
 /// A comma inside a value is written twice.

@@ -119,7 +119,10 @@ fn parts(rows: &[Row]) -> Vec<build::Part> {
         parts.push(build::Part::Bare);
     }
     if any(|kind| matches!(kind, Kind::Debian { .. })) {
-        parts.extend([build::Part::Driver, build::Part::Story]);
+        parts.push(build::Part::Driver);
+    }
+    if rows.iter().any(|row| row.programs) {
+        parts.push(build::Part::Story);
     }
     parts
 }

@@ -1,18 +1,19 @@
 //! Runs one row of the table.
 
+use std::fs;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Result;
 
 use super::report::Report;
-use super::table::{Kind, Row};
+use super::table::{Kind, Row, Tree};
 use crate::initramfs::{self, Contents};
-use crate::qemu::Payload;
 use crate::qemu::console::{Watch, matches};
 use crate::qemu::runner;
+use crate::qemu::{self, Config, Payload};
 use crate::setup::Machine;
-use crate::{build, run};
+use crate::{build, exec, paths, run};
 
 /// All that the rows boot, packed once.
 pub struct Boots<'a> {
@@ -31,7 +32,7 @@ impl<'a> Boots<'a> {
     pub fn new(machine: &'a Machine, rows: &[Row]) -> Result<Self> {
         let plain = initramfs::pack(machine, "initramfs-plain.cpio", Contents::default())?;
         let debian = rows.iter().any(|row| matches!(row.kind, Kind::Debian { .. }));
-        let contents = Contents { driver: true, programs: true };
+        let contents = Contents { driver: true, programs: rows.iter().any(|row| row.programs) };
         let full = debian.then(|| initramfs::pack(machine, "initramfs.cpio", contents)).transpose()?;
         Ok(Self { machine, full, plain })
     }
@@ -42,7 +43,7 @@ impl<'a> Boots<'a> {
     /// If QEMU cannot be started.
     pub fn run(&self, row: &Row, report: &mut Report) -> Result<()> {
         let begin = Instant::now();
-        let qemu = row.config.command(&self.payload(row));
+        let qemu = row.config.command(&self.payload(row)?);
         let mut expected = row.expect.clone();
         if let Kind::Host { .. } = row.kind {
             expected.push("result: * passed, * failed".to_owned());
@@ -64,9 +65,9 @@ impl<'a> Boots<'a> {
         Ok(())
     }
 
-    fn payload(&self, row: &Row) -> Payload {
+    fn payload(&self, row: &Row) -> Result<Payload> {
         let debian = || self.machine.kernel.clone();
-        match &row.kind {
+        Ok(match &row.kind {
             Kind::Plain => {
                 let bootargs = run::bootargs("boot", &row.bootargs);
                 Payload::Bare { kernel: debian(), initrd: Some(self.plain.clone()), bootargs }
@@ -78,8 +79,31 @@ impl<'a> Boots<'a> {
             Kind::Host { name } => {
                 Payload::Tenure { kernel: build::bare(name), initrd: None, bootargs: row.bootargs.clone() }
             }
-        }
+            Kind::Tree(kind) => tree(&row.config, *kind)?,
+        })
     }
+}
+
+/// A machine whose device tree is not what Tenure needs.
+fn tree(config: &Config, kind: Tree) -> Result<Payload> {
+    let dir = paths::target().join("tree");
+    fs::create_dir_all(&dir)?;
+    let stub = dir.join("stub");
+    fs::write(&stub, qemu::stub(kind != Tree::Missing))?;
+    let dump = dir.join("virt.dtb");
+    let none = Payload::Tree { tree: None, stub: stub.clone() };
+    exec::output(config.command(&none).arg("-M").arg(format!("dumpdtb={}", dump.display())))?;
+    let mut bytes = fs::read(&dump)?;
+    match kind {
+        Tree::Missing => return Ok(none),
+        Tree::Zeros => bytes.fill(0),
+        // Some way into the nodes: the header and what it claims stay.
+        Tree::Cut => bytes.iter_mut().skip(2048).for_each(|byte| *byte = 0),
+        Tree::Whole => {}
+    }
+    let tree = dir.join(format!("{kind:?}.dtb"));
+    fs::write(&tree, bytes)?;
+    Ok(Payload::Tree { tree: Some(tree), stub })
 }
 
 /// What a bare-metal host counted (its lines are defined in tests/README.md).

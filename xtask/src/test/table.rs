@@ -38,11 +38,26 @@ pub enum Kind {
         /// `boot`, `story`, or a script of tests/linux.
         run: String,
     },
+    /// Tenure alone, entered with this device tree.
+    Tree(Tree),
     /// A bare-metal host of tests/hosts under Tenure.
     Host {
         /// Its file name.
         name: String,
     },
+}
+
+/// The device tree in x0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tree {
+    /// x0 = 0.
+    Missing,
+    /// Memory that holds zeros.
+    Zeros,
+    /// QEMU's own tree, all zero after its first 2 KiB.
+    Cut,
+    /// QEMU's own tree: says that there is no kernel.
+    Whole,
 }
 
 /// One test.
@@ -56,6 +71,8 @@ pub struct Row {
     pub config: Config,
     /// What is started on it.
     pub kind: Kind,
+    /// Whether it runs a program of tests/story.
+    pub programs: bool,
     /// Further words for the host's command line.
     pub bootargs: String,
     /// Lines that must come, in this order.
@@ -77,6 +94,7 @@ impl Row {
             when: When::Always,
             config: Config::default(),
             kind,
+            programs: false,
             bootargs: String::new(),
             expect: Vec::new(),
             never: Vec::new(),
@@ -118,6 +136,24 @@ impl Row {
         self
     }
 
+    /// It must say why and stop: the run is over when it has said so.
+    fn refuses(mut self) -> Self {
+        self.end = End::LastLine;
+        self.limit = Duration::from_secs(20);
+        self.never(&["init: *"])
+    }
+
+    fn without_el2(mut self) -> Self {
+        self.config.el2 = false;
+        self
+    }
+
+    /// It runs programs of tests/story.
+    fn with_programs(mut self) -> Self {
+        self.programs = true;
+        self
+    }
+
     fn memory(mut self, mebibytes: u32) -> Self {
         self.config.memory = mebibytes;
         self
@@ -133,6 +169,7 @@ impl Row {
         self
     }
 
+    #[allow(dead_code, reason = "rows of hostile hosts need it")]
     fn allow(mut self, lines: &[&str]) -> Self {
         self.allow.extend(lines.iter().map(|&line| line.to_owned()));
         self
@@ -155,10 +192,26 @@ const CPUS: [&str; 3] = ["cortex-a53", "cortex-a76", "max"];
 /// All tests.
 pub fn rows() -> Vec<Row> {
     let mut rows = vec![Row::plain("plain/boot").when(When::Quick)];
+    rows.extend(refusals());
     rows.extend(bare_metal());
     rows.extend(debian());
     rows.extend(story());
     rows
+}
+
+/// What Tenure cannot start on: a clear message and a stop.
+fn refusals() -> Vec<Row> {
+    let tree = |name: &str, tree: Tree| Row::new(name, Kind::Tree(tree)).on("cortex-a53", 1, 2).refuses();
+    vec![
+        Row::debian("refuse/el1", "boot")
+            .without_el2()
+            .refuses()
+            .expect(&["tenure: cannot start: entered at EL1"]),
+        tree("refuse/no-tree", Tree::Missing).expect(&["tenure: cannot start: no device tree"]),
+        tree("refuse/zero-tree", Tree::Zeros).expect(&["tenure: cannot start: no device tree"]),
+        tree("refuse/cut-tree", Tree::Cut).expect(&["tenure: cannot start: the device tree is malformed"]),
+        tree("refuse/no-kernel", Tree::Whole).expect(&["tenure: cannot start: *kernel"]),
+    ]
 }
 
 /// Bare-metal hosts: every call, the hostile ones included.
@@ -223,7 +276,8 @@ fn story() -> Vec<Row> {
             for cpus in [1, 4] {
                 let when = if (cpu, gic, cpus) == ("cortex-a76", 3, 4) { When::Quick } else { When::Always };
                 let name = format!("story/{cpu}-{cpus}cpu-gic{gic}");
-                let row = Row::debian(&name, "story").on(cpu, cpus, gic).expect(STORY).seconds(120);
+                let row =
+                    Row::debian(&name, "story").with_programs().on(cpu, cpus, gic).expect(STORY).seconds(120);
                 rows.push(row.expect(&["init: story ended with 0"]).when(when));
             }
         }
