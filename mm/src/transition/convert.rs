@@ -61,7 +61,7 @@ enum Contents {
     Keep,
     /// They are zeroed.
     Zero,
-    /// They stay and will be run: the first image.
+    /// They stay, and a guest with its caches off may read and run them: what the host wrote as an image.
     Image,
 }
 
@@ -145,8 +145,7 @@ impl<'a, M: Machine> Mm<'a, M> {
             status::SHARED => self.convert(vm, gfn, count, Convert::Share),
             status::PRIVATE => {
                 let how = UnshareHow { consent: true, ..UnshareHow::default() };
-                let contents = if measured { Contents::Image } else { Contents::Keep };
-                self.unshare(vm, gfn, count, how, contents)
+                self.unshare(vm, gfn, count, how, Contents::Image)
             }
             _ => Reply::refused(Status::Invalid),
         };
@@ -170,7 +169,8 @@ impl<'a, M: Machine> Mm<'a, M> {
                 }
                 self.convert(vm, gfn, count, op)
             }
-            Contents::Zero | Contents::Image => self.convert(vm, gfn, count.min(SCRUB_CHUNK), op),
+            Contents::Zero => self.convert(vm, gfn, count.min(SCRUB_CHUNK), op),
+            Contents::Image => self.convert(vm, gfn, count, op),
         }
     }
 
