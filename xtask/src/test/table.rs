@@ -169,7 +169,6 @@ impl Row {
         self
     }
 
-    #[allow(dead_code, reason = "rows of hostile hosts need it")]
     fn allow(mut self, lines: &[&str]) -> Self {
         self.allow.extend(lines.iter().map(|&line| line.to_owned()));
         self
@@ -233,10 +232,12 @@ fn debian() -> Vec<Row> {
     let cpus = |count: u8| format!(" with {count} CPUs");
     vec![
         Row::debian("linux/hostile", "hostile")
+            .with_programs()
             .expect(&["hostile: passed *", "story: passed *", "init: hostile ended with 0"])
             .allow(&HOSTILE_OOPSES)
             .seconds(180),
         Row::debian("linux/unload", "unload")
+            .with_programs()
             .expect(&["unload: the driver is gone", "story: passed *", "init: unload ended with 0"])
             .seconds(180),
         Row::debian("linux/boot-4g", "boot").memory(4096).expect(&["init: boot ended with 0"]),
