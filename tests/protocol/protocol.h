@@ -67,8 +67,8 @@
 #define GUEST_CMD_SYSREG 0x16UL
 /* (value) -> r0 = number of FP/SIMD registers v0..v31 that were not zero before; all are set to the value. */
 #define GUEST_CMD_FP_SWAP 0x17UL
-/* (ipa, n, flags) -> r0 = n, r1 = CNTVCT ticks, r2 = last status: n times SHARE, then UNSHARE with flags. */
-#define GUEST_CMD_SHARE_LOOP 0x18UL
+/* (what, ipa, n) -> r0 = n, r1 = CNTVCT ticks, r2 = all answers (x0) together by OR: a loop of `work` for measuring. */
+#define GUEST_CMD_LOOP 0x18UL
 /* () : PSCI SYSTEM_OFF. */
 #define GUEST_CMD_OFF 0x19UL
 
@@ -78,6 +78,27 @@
 #define GUEST_OUTCOME_FAULT 0x1UL
 /* No such command, register or width. */
 #define GUEST_OUTCOME_UNKNOWN 0x2UL
+
+/* Nothing: what the loop itself costs. */
+#define GUEST_WORK_EMPTY 0x0UL
+/* PSCI_VERSION. */
+#define GUEST_WORK_PSCI_VERSION 0x1UL
+/* SHARE of page after page. */
+#define GUEST_WORK_SHARE 0x2UL
+/* UNSHARE of page after page. */
+#define GUEST_WORK_UNSHARE 0x3UL
+/* SHARE and UNSHARE of the one page. */
+#define GUEST_WORK_PAIR 0x4UL
+/* SHARE of the n pages in one call, n up to 512. */
+#define GUEST_WORK_SHARE_RANGE 0x5UL
+/* UNSHARE of the n pages in one call, n up to 512. */
+#define GUEST_WORK_UNSHARE_RANGE 0x6UL
+/* KVM's MEM_SHARE of page after page. */
+#define GUEST_WORK_STOCK_SHARE 0x7UL
+/* HOST_CALL with a1 = 0, which the host must answer n times: a whole exit and entry. */
+#define GUEST_WORK_HOST_CALL 0x8UL
+/* A one-word read of page after page, each of which the host must populate. */
+#define GUEST_WORK_TOUCH 0x9UL
 
 /* MIDR_EL1. */
 #define GUEST_SYSREG_MIDR 0x0UL

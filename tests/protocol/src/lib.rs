@@ -118,8 +118,8 @@ pub mod command {
         SYSREG = 22;
         /// (value) -> r0 = number of FP/SIMD registers v0..v31 that were not zero before; all are set to the value.
         FP_SWAP = 23;
-        /// (ipa, n, flags) -> r0 = n, r1 = CNTVCT ticks, r2 = last status: n times SHARE, then UNSHARE with flags.
-        SHARE_LOOP = 24;
+        /// (what, ipa, n) -> r0 = n, r1 = CNTVCT ticks, r2 = all answers (x0) together by OR: a loop of `work` for measuring.
+        LOOP = 24;
         /// () : PSCI SYSTEM_OFF.
         OFF = 25;
     }
@@ -150,7 +150,7 @@ pub mod command {
         (SERRORS, 0),
         (SYSREG, 1),
         (FP_SWAP, 1),
-        (SHARE_LOOP, 3),
+        (LOOP, 3),
         (OFF, 0),
     ];
 
@@ -169,6 +169,32 @@ pub mod outcome {
         FAULT = 1;
         /// No such command, register or width.
         UNKNOWN = 2;
+    }
+}
+
+/// What [`command::LOOP`] repeats: n calls, or n pages.
+pub mod work {
+    constants! { "GUEST_WORK_";
+        /// Nothing: what the loop itself costs.
+        EMPTY = 0;
+        /// PSCI_VERSION.
+        PSCI_VERSION = 1;
+        /// SHARE of page after page.
+        SHARE = 2;
+        /// UNSHARE of page after page.
+        UNSHARE = 3;
+        /// SHARE and UNSHARE of the one page.
+        PAIR = 4;
+        /// SHARE of the n pages in one call, n up to 512.
+        SHARE_RANGE = 5;
+        /// UNSHARE of the n pages in one call, n up to 512.
+        UNSHARE_RANGE = 6;
+        /// KVM's MEM_SHARE of page after page.
+        STOCK_SHARE = 7;
+        /// HOST_CALL with a1 = 0, which the host must answer n times: a whole exit and entry.
+        HOST_CALL = 8;
+        /// A one-word read of page after page, each of which the host must populate.
+        TOUCH = 9;
     }
 }
 
@@ -205,7 +231,7 @@ pub fn write_header(out: &mut dyn core::fmt::Write) -> core::fmt::Result {
         "/* Generated from the crate tenure-test-protocol, whose test compares it: do not edit. */"
     )?;
     writeln!(out, "#ifndef TENURE_TEST_PROTOCOL_H\n#define TENURE_TEST_PROTOCOL_H")?;
-    let tables = [TABLE, op::TABLE, command::TABLE, outcome::TABLE, sysreg::TABLE];
+    let tables = [TABLE, op::TABLE, command::TABLE, outcome::TABLE, work::TABLE, sysreg::TABLE];
     for table in tables {
         writeln!(out)?;
         for constant in table {

@@ -27,7 +27,9 @@ read! {
     mdscr = "mdscr_el1";
     /// Frequency of the counters in Hz.
     counter_frequency = "cntfrq_el0";
-    /// CurrentEL, as a number.
+    /// Interrupt masks.
+    daif = "daif";
+    /// CurrentEL, as the register holds it (bits 3:2).
     current_el_raw = "CurrentEL";
 }
 

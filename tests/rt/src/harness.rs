@@ -29,7 +29,7 @@ impl Failure {
 }
 
 /// What a test gives back.
-pub type Outcome = Result<(), Failure>;
+pub type TestResult = Result<(), Failure>;
 
 /// Returns a failure with a formatted text.
 #[macro_export]
@@ -71,8 +71,8 @@ static PASSED: AtomicU64 = AtomicU64::new(0);
 static FAILED: AtomicU64 = AtomicU64::new(0);
 
 /// Runs one test and tells its outcome. The name is printed first, so that a machine that stops says where.
-pub fn run(name: &str, test: impl FnOnce() -> Outcome) {
-    crate::print!("test {name} ... ");
+pub fn run(module: &str, name: &str, test: impl FnOnce() -> TestResult) {
+    crate::print!("test {module}::{name} ... ");
     match test() {
         Ok(()) => {
             PASSED.fetch_add(1, Ordering::Relaxed);

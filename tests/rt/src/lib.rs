@@ -8,6 +8,7 @@ pub mod call;
 pub mod console;
 pub mod cpu;
 pub mod harness;
+pub mod memory;
 pub mod probe;
 pub mod start;
 pub mod vectors;

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)] // Assembly whose faults the vectors turn into a return value.
 
 use core::arch::{asm, global_asm};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::vectors::Frame;
 
@@ -249,6 +250,59 @@ pub fn write(address: u64, value: u64) -> Outcome {
     touch(Road::Write(8), address, value)
 }
 
+/// What the vectors saw at a fault.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Context {
+    /// SPSR_EL1 at the fault.
+    pub spsr: u64,
+    /// DAIF in the handler.
+    pub daif_in_handler: u64,
+    /// What a register that the access does not use held after it.
+    pub marker: u64,
+}
+
+static LAST_SPSR: AtomicU64 = AtomicU64::new(0);
+static LAST_DAIF: AtomicU64 = AtomicU64::new(0);
+
+/// Reads `address` and tells how its fault arrived; `None` if there was none.
+pub fn faulting_context(address: u64) -> Option<Context> {
+    let (faulted, marker): (u64, u64);
+    // SAFETY: as in `touch`; x6 goes in and comes out of the vectors' frame.
+    unsafe {
+        asm!("blr {code}", code = in(reg) Road::Read(8).code(), inout("x0") address => faulted,
+             inout("x6") 0x1234_5678_9abc_def0_u64 => marker, clobber_abi("C"));
+    }
+    (faulted != 0).then(|| Context {
+        spsr: LAST_SPSR.load(Ordering::Relaxed),
+        daif_in_handler: LAST_DAIF.load(Ordering::Relaxed),
+        marker,
+    })
+}
+
+/// Reads through a level-1 stage-1 table at physical address `table`, which the upper half of the address space uses meanwhile.
+pub fn through_table(table: u64) -> Outcome {
+    /// TCR_EL1.EPD1: no walks for the upper half.
+    const EPD1: u64 = 1 << 23;
+    /// T1SZ 25, inner and outer write-back, inner shareable, 4 KiB granule.
+    const UPPER: u64 = 25 << 16 | 1 << 24 | 1 << 26 | 3 << 28 | 2 << 30;
+    const FIRST_ADDRESS: u64 = 0xffff_ff80_0000_0000;
+    let tcr: u64;
+    // SAFETY: reads a register.
+    unsafe { asm!("mrs {}, tcr_el1", out(reg) tcr, options(nomem, nostack)) };
+    set_upper_half(table, tcr & !EPD1 | UPPER);
+    let outcome = read(FIRST_ADDRESS);
+    set_upper_half(0, tcr);
+    outcome
+}
+
+fn set_upper_half(table: u64, tcr: u64) {
+    // SAFETY: no Rust object is mapped in the upper half, and the lower half's fields of TCR stay as they are.
+    unsafe {
+        asm!("msr ttbr1_el1, {table}", "msr tcr_el1, {tcr}", "isb", "tlbi vmalle1", "dsb nsh", "isb",
+             table = in(reg) table, tcr = in(reg) tcr, options(nostack));
+    }
+}
+
 /// Sends a fault of a probe to its return; false if the fault was not one of a probe.
 pub(crate) fn fix_up(frame: &mut Frame) -> bool {
     let probes = (&raw const rt_probe_start) as u64..(&raw const rt_probe_end) as u64;
@@ -258,6 +312,8 @@ pub(crate) fn fix_up(frame: &mut Frame) -> bool {
     if !probes.contains(&from) {
         return false;
     }
+    LAST_SPSR.store(frame.spsr, Ordering::Relaxed);
+    LAST_DAIF.store(crate::cpu::daif(), Ordering::Relaxed);
     frame.x[0] = 1;
     frame.x[2] = frame.esr;
     frame.x[3] = frame.far;

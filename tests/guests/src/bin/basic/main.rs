@@ -8,13 +8,15 @@ use tenure_test_rt::call::{self, Regs};
 use tenure_test_rt::probe::{self, Outcome, Road};
 use tenure_test_rt::{cpu, entry, println, vectors};
 
+mod measure;
+
 entry!(main);
 
 /// What a command gives back: r0 to r4.
-type Results = [u64; 5];
+pub(crate) type Results = [u64; 5];
 
 const NOTHING: Results = [0; 5];
-const UNKNOWN: Results = [outcome::UNKNOWN, 0, 0, 0, 0];
+pub(crate) const UNKNOWN: Results = [outcome::UNKNOWN, 0, 0, 0, 0];
 
 fn main(ram_bytes: u64) -> ! {
     println!("guest: {} KiB of RAM", ram_bytes >> 10);
@@ -75,7 +77,7 @@ fn obey(order: u64, a: [u64; 6], last: &mut Regs) -> Results {
         command::SERRORS => [vectors::take_serrors(), 0, 0, 0, 0],
         command::SYSREG => register(a[0]),
         command::FP_SWAP => [cpu::swap_fp(a[0]), 0, 0, 0, 0],
-        command::SHARE_LOOP => share_loop(a[0], a[1], a[2]),
+        command::LOOP => measure::run(a[0], a[1], a[2]),
         command::OFF => call::power_off(),
         _ => UNKNOWN,
     }
@@ -156,20 +158,4 @@ fn register(which: u64) -> Results {
         _ => return UNKNOWN,
     };
     told(probe::touch(road, 0, 0), 0)
-}
-
-fn share_loop(ipa: u64, times: u64, flags: u64) -> Results {
-    let start = cpu::counter();
-    let mut status = 0;
-    for _ in 0..times {
-        status = call::hvc(guest::SHARE, &[ipa, 1]).x(0);
-        if status != 0 {
-            break;
-        }
-        status = call::hvc(guest::UNSHARE, &[ipa, 1, flags]).x(0);
-        if status != 0 {
-            break;
-        }
-    }
-    [times, cpu::counter().wrapping_sub(start), status, 0, 0]
 }
