@@ -50,6 +50,14 @@ impl Mapping {
             .ok_or_else(|| io::Error::other("mapped at 0"))
     }
 
+    /// Anonymous memory of this process.
+    ///
+    /// # Errors
+    /// Those of mmap(2).
+    pub fn anonymous(len: usize) -> io::Result<Self> {
+        Self::with(&-1, len, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS)
+    }
+
     /// Address of `offset`; aligned accesses inside the mapping only.
     ///
     /// # Panics

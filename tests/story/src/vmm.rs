@@ -59,6 +59,14 @@ impl Vm {
     /// # Errors
     /// The driver's.
     pub fn new(kind: Kind) -> Result<Self> {
+        Self::prepared(kind, |_| ())
+    }
+
+    /// As [`Vm::new`]; `prepare` may write to the memory before a slot makes it the guest's.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn prepared(kind: Kind, prepare: impl FnOnce(&Mapping)) -> Result<Self> {
         let kvm = Kvm::new_with_path(c"/dev/tenure").context("cannot open /dev/tenure")?;
         let limit = u64::from(kvm.get_host_ipa_limit() as u32);
         let vm_type = limit | if kind.protected { TYPE_PROTECTED } else { 0 };
@@ -74,6 +82,7 @@ impl Vm {
         // SAFETY: a new descriptor that nothing else owns.
         let gmem = unsafe { File::from_raw_fd(gmem) };
         let memory = Mapping::new(&gmem, RAM as usize).context("mmap of the guest_memfd")?;
+        prepare(&memory);
         let region = kvm_userspace_memory_region2 {
             slot: 0,
             flags: KVM_MEM_GUEST_MEMFD,
@@ -120,6 +129,28 @@ impl Vm {
             vcpu.set_one_reg(id, &value.to_le_bytes()).with_context(|| format!("KVM_SET_ONE_REG {id:#x}"))?;
         }
         Ok(vcpu)
+    }
+
+    /// Lends memory of this process to the guest as slot 2.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn lend(&self, gpa: u64, memory: &Mapping, len: u64) -> io::Result<()> {
+        self.region(kvm_userspace_memory_region2 {
+            slot: 2,
+            guest_phys_addr: gpa,
+            memory_size: len,
+            userspace_addr: memory.at(0) as u64,
+            ..Default::default()
+        })
+    }
+
+    /// Takes slot 2 away.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn unlend(&self) -> io::Result<()> {
+        self.region(kvm_userspace_memory_region2 { slot: 2, ..Default::default() })
     }
 
     /// Tries to take the slot away.

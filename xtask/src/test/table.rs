@@ -236,6 +236,11 @@ fn debian() -> Vec<Row> {
             .expect(&["hostile: passed *", "story: passed *", "init: hostile ended with 0"])
             .allow(&HOSTILE_OOPSES)
             .seconds(180),
+        Row::debian("linux/plain", "plain")
+            .with_programs()
+            .expect(&["plain: passed *", "init: plain ended with 0"])
+            .never(&["NOT AS IT MUST BE"])
+            .seconds(120),
         Row::debian("linux/unload", "unload")
             .with_programs()
             .expect(&["unload: the driver is gone", "story: passed *", "init: unload ended with 0"])
