@@ -28,8 +28,8 @@ pub const KNOWN: &[Known] = &[
     Known { name: "guest_call", what: "guest call answered at EL2 (PSCI_VERSION)", pkvm: "12,517", xen: "-", aim: 200.0 },
     Known { name: "host_null_call", what: "host null call", pkvm: "87 (6.12)", xen: "428", aim: 45.0 },
     Known { name: "populate_per_page", what: "populate, per page, 2 MiB at a time, without the scrub", pkvm: "41,386", xen: "-", aim: 30.0 },
-    Known { name: "kept_percent_1g", what: "RAM that Linux does not get, of 1 GiB", pkvm: "1.2", xen: "-", aim: 0.4 },
-    Known { name: "kept_percent_4g", what: "RAM that Linux does not get, of 4 GiB", pkvm: "0.7", xen: "-", aim: 0.3 },
+    Known { name: "kept_percent_1g", what: "RAM kept by the hypervisor, of 1 GiB", pkvm: "1.2", xen: "-", aim: 0.4 },
+    Known { name: "kept_percent_4g", what: "RAM kept by the hypervisor, of 4 GiB", pkvm: "0.7", xen: "-", aim: 0.3 },
     Known { name: "boot_el2_percent", what: "share of EL2 in a Linux boot to its shell", pkvm: "2", xen: "0.2", aim: 0.1 },
     Known { name: "boot_el2_longest", what: "longest stretch in EL2 in that boot, after its own start", pkvm: "-", xen: "-", aim: 20000.0 },
 ];
