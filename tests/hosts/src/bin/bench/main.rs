@@ -13,7 +13,7 @@ mod stretch;
 
 use tenure_test_hosts::Host;
 use tenure_test_rt::harness::{self, Failure};
-use tenure_test_rt::{cpu, entry, println};
+use tenure_test_rt::{cpu, entry, fail, println};
 
 entry!(main);
 
@@ -46,8 +46,8 @@ impl Clock {
     }
 }
 
-/// Measures one figure, in tenths of its unit, and prints it.
-pub(crate) fn figure(name: &str, unit: &str, measure: impl FnOnce() -> Result<u64, Failure>) {
+/// Measures one figure, in tenths of its unit, prints it and gives it back.
+pub(crate) fn figure(name: &str, unit: &str, measure: impl FnOnce() -> Result<u64, Failure>) -> Option<u64> {
     let mut value = None;
     harness::run("bench", name, || {
         value = Some(measure()?);
@@ -56,11 +56,12 @@ pub(crate) fn figure(name: &str, unit: &str, measure: impl FnOnce() -> Result<u6
     if let Some(tenths) = value {
         println!("bench {name} {}.{} {unit}", tenths / 10, tenths % 10);
     }
+    value
 }
 
 /// As [`figure`], in instructions.
-pub(crate) fn instructions(name: &str, measure: impl FnOnce() -> Result<u64, Failure>) {
-    figure(name, "instructions", measure);
+pub(crate) fn instructions(name: &str, measure: impl FnOnce() -> Result<u64, Failure>) -> Option<u64> {
+    figure(name, "instructions", measure)
 }
 
 fn main(dtb: u64) -> ! {
@@ -71,15 +72,20 @@ fn main(dtb: u64) -> ! {
     };
     let clock = Clock::calibrate();
     println!("note: {} instructions in {} ticks", clock.instructions, clock.ticks);
-    if !clock.instructions.is_multiple_of(clock.ticks) && clock.instructions % clock.ticks > clock.ticks / 100 {
+    if !clock.instructions.is_multiple_of(clock.ticks) && clock.instructions % clock.ticks > clock.ticks / 100
+    {
         println!("note: this is no instruction counter: run with -icount shift=0,sleep=off");
     }
     if !host.under_tenure {
         harness::abandon("no Tenure here");
     }
     harness::run("bench", "blocks_can_be_split", || host.split_blocks());
-    host::run(&mut host, clock);
-    guest::run(&mut host, clock);
+    let populate = host::run(&mut host, clock);
+    let scrub = guest::run(&mut host, clock);
+    instructions("populate_2m_per_page_without_scrub", || match (populate, scrub) {
+        (Some(populate), Some(scrub)) => Ok(populate.saturating_sub(scrub)),
+        _ => fail!("the parts were not measured"),
+    });
     stretch::run(&mut host, clock);
     harness::finish()
 }

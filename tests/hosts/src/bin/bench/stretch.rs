@@ -50,7 +50,10 @@ fn donate_and_destroy(host: &mut Host, clock: Clock) -> Result<(u64, u64), Failu
         let start = cpu::counter();
         let (reply, regs) = calls::vm_destroy(vm.handle);
         destroy = destroy.max(cpu::counter().wrapping_sub(start));
-        check!(matches!(reply.status, tenure_abi::Status::Success | tenure_abi::Status::Retry), "VM_DESTROY: {reply}");
+        check!(
+            matches!(reply.status, tenure_abi::Status::Success | tenure_abi::Status::Retry),
+            "VM_DESTROY: {reply}"
+        );
         finished = reply.is_success() && regs.x(4) == 1;
     }
     vm.collect(host)?;
