@@ -58,7 +58,8 @@ fn current_cpu() -> usize {
     CPU.get()
 }
 
-type Hook = Arc<dyn Fn(&Event) + Send + Sync>;
+/// What another CPU does after an event.
+pub type Hook = Arc<dyn Fn(&Event) + Send + Sync>;
 
 /// The machine. All methods take `&self`: it is shared by the test's threads like the real one by its CPUs.
 pub struct FakeMachine {
@@ -84,7 +85,7 @@ impl FakeMachine {
         *lock(&self.book) = None;
     }
 
-    /// Calls `hook` after every event, with no lock of the machine held: the place for another CPU to interfere.
+    /// Calls `hook` after every event and every read of a table, with no lock of the machine held: the place for another CPU to interfere.
     /// The hook is taken away while it runs.
     pub fn interfere(&self, hook: Option<Hook>) {
         *lock(&self.hook) = hook;
@@ -140,9 +141,14 @@ impl FakeMachine {
         if let Some(book) = book {
             self.lock().check_live(&*book, &event);
         }
+        self.tell(&event);
+    }
+
+    /// Lets others interfere after `event`.
+    fn tell(&self, event: &Event) {
         let hook = lock(&self.hook).take();
         if let Some(hook) = hook {
-            hook(&event);
+            hook(event);
             lock(&self.hook).get_or_insert(hook);
         }
     }

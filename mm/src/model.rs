@@ -207,7 +207,7 @@ impl Model {
             dma_pins: frame.dma_pins,
             ..Frame::HOST
         };
-        let state = if frame.pins() == 0 { State::Host } else { State::Quarantine };
+        let state = if frame.pins() == 0 && frame.dma_leaves == 0 { State::Host } else { State::Quarantine };
         *frame = Frame { state, host_leaf: kept.host_leaf && state != State::Host, ..kept };
     }
 

@@ -185,7 +185,8 @@ pub fn unshare(word: Word, vm: Slot, how: UnshareHow) -> Verdict<Unshare> {
             return Ok(Unshare::Drain(word.with_waiter(word.has_waiter() || how.wait)));
         }
         State::Draining if !how.revoke => {
-            return Err(Refusal { status: Status::Pending, mask: pins_mask(word) });
+            let mask = pins_mask(word) | if word.dma_leaves() > 0 { reply::DMA_LEAF } else { 0 };
+            return Err(Refusal { status: Status::Pending, mask });
         }
         _ => {}
     }

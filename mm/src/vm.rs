@@ -67,7 +67,7 @@ pub struct Inner {
 
 impl Inner {
     const EMPTY: Self =
-        Self { pool: Pool::empty(), measurement: [0; 32], teardown: Teardown { next_gfn: 0, next_frame: 0 } };
+        Self { pool: Pool::empty(), measurement: [0; 32], teardown: Teardown { next_gfn: 0, next_frame: 0, pages: false } };
 }
 
 /// All slots of a machine, empty.
@@ -89,6 +89,8 @@ pub struct Teardown {
     pub next_gfn: u64,
     /// Next RAM frame to look at, counted over all regions, once the tables are empty.
     pub next_frame: u64,
+    /// Frames without a leaf are done, the pages of the pool are next.
+    pub pages: bool,
 }
 
 /// One VM slot.

@@ -40,6 +40,9 @@ enum Call {
     Pin(u64, u64, u64),
     Unpin(u64, u64, u64),
     Poison(u64),
+    DmaMap(u64),
+    DmaUnmap(u64),
+    HypPin(u64, bool),
 }
 
 fn count() -> impl Strategy<Value = u64> {
@@ -93,37 +96,87 @@ fn call(frames: u64) -> impl Strategy<Value = Call> {
         5 => (pfn(), count(), kind()).prop_map(|(pfn, n, kind)| Call::Pin(pfn, n, kind)),
         5 => (pfn(), count(), kind()).prop_map(|(pfn, n, kind)| Call::Unpin(pfn, n, kind)),
         1 => pfn().prop_map(Call::Poison),
+        2 => pfn().prop_map(Call::DmaMap),
+        2 => pfn().prop_map(Call::DmaUnmap),
+        1 => (pfn(), any::<bool>()).prop_map(|(pfn, on)| Call::HypPin(pfn, on)),
     ]
 }
 
 fn make(world: &mut World, call: &Call) {
     match *call {
         Call::Create(vm, flags) => world.create(vm, flags),
-        Call::Activate(vm) => drop(world.activate(vm)),
+        Call::Activate(vm) => {
+            let _ = world.activate(vm);
+        }
         Call::Destroy(vm) => world.destroy(vm),
-        Call::Topup(vm, pfn, count) => drop(world.topup(vm, world.frame(pfn), count)),
-        Call::DrainPool(vm, max) => drop(world.drain_pool(vm, max)),
-        Call::SetStatus(vm, gfn, count, to) => drop(world.set_status(vm, gfn, count, to)),
-        Call::Donate(vm, gfn, pfn, count, kind) => drop(world.donate(vm, gfn, world.frame(pfn), count, kind)),
-        Call::Reclaim(vm, pfn, count) => drop(world.reclaim(vm, world.frame(pfn), count)),
-        Call::Convert(vm, gfn, count, to) => drop(world.convert(vm, gfn, count, to)),
-        Call::GuestMap(vm, gfn, pfn, count) => drop(world.guest_map(vm, gfn, world.frame(pfn), count)),
-        Call::GuestUnmap(vm, gfn, count) => drop(world.guest_unmap(vm, gfn, count)),
-        Call::Share(vm, gfn, count) => drop(world.share(vm, gfn, count)),
-        Call::Unshare(vm, gfn, count, flags) => drop(world.unshare(vm, gfn, count, flags)),
-        Call::Consent(vm, gfn, count, flags) => drop(world.consent(vm, gfn, count, flags)),
-        Call::Relinquish(vm, gfn, count) => drop(world.relinquish(vm, gfn, count)),
+        Call::Topup(vm, pfn, count) => {
+            let _ = world.topup(vm, world.frame(pfn), count);
+        }
+        Call::DrainPool(vm, max) => {
+            let _ = world.drain_pool(vm, max);
+        }
+        Call::SetStatus(vm, gfn, count, to) => {
+            let _ = world.set_status(vm, gfn, count, to);
+        }
+        Call::Donate(vm, gfn, pfn, count, kind) => {
+            let _ = world.donate(vm, gfn, world.frame(pfn), count, kind);
+        }
+        Call::Reclaim(vm, pfn, count) => {
+            let _ = world.reclaim(vm, world.frame(pfn), count);
+        }
+        Call::Convert(vm, gfn, count, to) => {
+            let _ = world.convert(vm, gfn, count, to);
+        }
+        Call::GuestMap(vm, gfn, pfn, count) => {
+            let _ = world.guest_map(vm, gfn, world.frame(pfn), count);
+        }
+        Call::GuestUnmap(vm, gfn, count) => {
+            let _ = world.guest_unmap(vm, gfn, count);
+        }
+        Call::Share(vm, gfn, count) => {
+            let _ = world.share(vm, gfn, count);
+        }
+        Call::Unshare(vm, gfn, count, flags) => {
+            let _ = world.unshare(vm, gfn, count, flags);
+        }
+        Call::Consent(vm, gfn, count, flags) => {
+            let _ = world.consent(vm, gfn, count, flags);
+        }
+        Call::Relinquish(vm, gfn, count) => {
+            let _ = world.relinquish(vm, gfn, count);
+        }
         Call::Guest(vm, gfn, value) => {
             if world.handles.contains_key(&vm) {
                 let _ = world.guest(vm, gfn, value);
             }
         }
-        Call::Host(pfn, value) => drop(world.touch(world.frame(pfn), value)),
-        Call::HostMap(pfn, count) => drop(world.host_map(world.frame(pfn), count)),
-        Call::HostUnmap(pfn, count) => drop(world.host_unmap(world.frame(pfn), count)),
-        Call::Pin(pfn, count, kind) => drop(world.pin(world.frame(pfn), count, kind)),
-        Call::Unpin(pfn, count, kind) => drop(world.unpin(world.frame(pfn), count, kind)),
-        Call::Poison(pfn) => drop(world.poison(world.frame(pfn))),
+        Call::Host(pfn, value) => {
+            let _ = world.touch(world.frame(pfn), value);
+        }
+        Call::HostMap(pfn, count) => {
+            let _ = world.host_map(world.frame(pfn), count);
+        }
+        Call::HostUnmap(pfn, count) => {
+            let _ = world.host_unmap(world.frame(pfn), count);
+        }
+        Call::Pin(pfn, count, kind) => {
+            let _ = world.pin(world.frame(pfn), count, kind);
+        }
+        Call::Unpin(pfn, count, kind) => {
+            let _ = world.unpin(world.frame(pfn), count, kind);
+        }
+        Call::Poison(pfn) => {
+            let _ = world.poison(world.frame(pfn));
+        }
+        Call::DmaMap(pfn) => {
+            let _ = world.dma_map(world.frame(pfn));
+        }
+        Call::DmaUnmap(pfn) => {
+            let _ = world.dma_unmap(world.frame(pfn));
+        }
+        Call::HypPin(pfn, on) => {
+            let _ = world.hyp_pin(world.frame(pfn), on);
+        }
     }
 }
 
@@ -154,12 +207,18 @@ fn run(mut world: World, history: &[(usize, Call)]) {
     for vm in 0..3 {
         world.destroy(vm);
     }
-    let pinned: Vec<_> =
-        world.model.frames.iter().map(|(&pfn, frame)| (pfn, frame.cpu_pins, frame.dma_pins)).collect();
-    for (pfn, cpu, dma) in pinned {
-        for kind in (0..cpu).map(|_| pin::CPU).chain((0..dma).map(|_| pin::DMA)) {
-            world.unpin(tenure_mm::Pfn(pfn), 1, kind);
-        }
+    let pinned: Vec<_> = world.model.frames.iter().map(|(&pfn, frame)| (pfn, frame.clone())).collect();
+    for (pfn, frame) in pinned {
+        let pfn = tenure_mm::Pfn(pfn);
+        (0..frame.dma_leaves).for_each(|_| {
+            let _ = world.dma_unmap(pfn);
+        });
+        (0..frame.cpu_pins).for_each(|_| {
+            let _ = world.unpin(pfn, 1, pin::CPU);
+        });
+        (0..frame.dma_pins).for_each(|_| {
+            let _ = world.unpin(pfn, 1, pin::DMA);
+        });
     }
     while world.drain_pool(None, 8).is_some_and(|pages| !pages.is_empty()) {}
     let kept = world.model.totals();

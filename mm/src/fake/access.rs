@@ -89,6 +89,11 @@ impl FakeMachine {
         self.lock().frame(pfn.0).is_some_and(|frame| frame.is_dirty())
     }
 
+    /// True if instruction fetch may see older contents than loads do.
+    pub fn is_icache_stale(&self, pfn: Pfn) -> bool {
+        self.lock().frame(pfn.0).is_some_and(|frame| frame.icache_stale)
+    }
+
     /// True if neither coherent nor non-coherent readers see anything but zeroes.
     pub fn is_scrubbed(&self, pfn: Pfn) -> bool {
         self.lock().frame(pfn.0).is_some_and(|frame| frame.is_scrubbed())

@@ -11,17 +11,59 @@ pub const LOG_LIMIT: usize = 4096;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(missing_docs, reason = "the fields are those of the trait's methods")]
 pub enum Event {
-    Write { cpu: usize, table: Pa, index: usize, old: u64, new: u64 },
-    Zero { cpu: usize, frame: Pfn },
-    Scrub { cpu: usize, frame: Pfn },
-    Clean { cpu: usize, frame: Pfn },
-    Icache { cpu: usize, frame: Pfn },
-    DsbIshst { cpu: usize },
-    DsbIsh { cpu: usize },
-    Select { cpu: usize, vmid: Vmid },
-    TlbiIpa { cpu: usize, vmid: Vmid, ipa: Ipa },
-    TlbiStage1 { cpu: usize, vmid: Vmid },
-    TlbiAll { cpu: usize, vmid: Vmid },
+    /// Only for the hook: neither logged nor counted.
+    Read {
+        cpu: usize,
+        table: Pa,
+        index: usize,
+        value: u64,
+    },
+    Write {
+        cpu: usize,
+        table: Pa,
+        index: usize,
+        old: u64,
+        new: u64,
+    },
+    Zero {
+        cpu: usize,
+        frame: Pfn,
+    },
+    Scrub {
+        cpu: usize,
+        frame: Pfn,
+    },
+    Clean {
+        cpu: usize,
+        frame: Pfn,
+    },
+    Icache {
+        cpu: usize,
+        frame: Pfn,
+    },
+    DsbIshst {
+        cpu: usize,
+    },
+    DsbIsh {
+        cpu: usize,
+    },
+    Select {
+        cpu: usize,
+        vmid: Vmid,
+    },
+    TlbiIpa {
+        cpu: usize,
+        vmid: Vmid,
+        ipa: Ipa,
+    },
+    TlbiStage1 {
+        cpu: usize,
+        vmid: Vmid,
+    },
+    TlbiAll {
+        cpu: usize,
+        vmid: Vmid,
+    },
 }
 
 /// How often each sort of call was made.
@@ -48,6 +90,7 @@ impl Log {
     pub(super) fn push(&mut self, event: Event) {
         let counts = &mut self.counts;
         match event {
+            Event::Read { .. } => return,
             Event::Write { .. } => counts.writes += 1,
             Event::Zero { .. } => counts.zeroes += 1,
             Event::Scrub { .. } => counts.scrubs += 1,

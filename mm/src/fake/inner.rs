@@ -113,6 +113,10 @@ impl Inner {
         let now = self.now;
         match self.frame_mut(pfn) {
             Some(frame) => {
+                // The worst of two worlds: the old lines were evicted before, the zeroes are not.
+                if !frame.data.is_zero() {
+                    frame.memory = frame.data.clone();
+                }
                 frame.data = Contents::filled(0);
                 frame.written = now;
                 frame.icache_stale = true;

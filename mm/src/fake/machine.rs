@@ -25,21 +25,29 @@ impl FakeMachine {
 
 impl Machine for FakeMachine {
     fn read(&self, table: Pa, index: Index) -> u64 {
-        let mut inner = self.lock();
-        match inner.frame(table.frame().0) {
-            Some(frame) if index < 512 => frame.data.get(index),
-            _ => {
-                inner.violation(format!("read of entry {index} of a table outside RAM at {table:?}"));
-                0
+        let value = {
+            let mut inner = self.lock();
+            match inner.frame(table.frame().0) {
+                Some(frame) if index < 512 => frame.data.get(index),
+                _ => {
+                    inner.violation(format!("read of entry {index} of a table outside RAM at {table:?}"));
+                    0
+                }
             }
-        }
+        };
+        self.tell(&Event::Read { cpu: current_cpu(), table, index, value });
+        value
     }
 
     fn write(&self, table: Pa, index: Index, descriptor: u64) {
         let cpu = current_cpu();
-        let old = self.lock().frame(table.frame().0).map_or(0, |frame| frame.data.get(index));
+        let (old, linked) = {
+            let inner = self.lock();
+            let old = inner.frame(table.frame().0).map_or(0, |frame| frame.data.get(index));
+            (old, inner.links.contains_key(&table.frame().0))
+        };
         let event = Event::Write { cpu, table, index, old, new: descriptor };
-        let breaks = old & 1 != 0 && descriptor & 1 == 0;
+        let breaks = linked && old & 1 != 0 && descriptor & 1 == 0;
         self.event(event, breaks.then_some(Mutation::SkipBreak), |inner| {
             inner.write(cpu, table.frame().0, index, descriptor);
         });
@@ -69,7 +77,11 @@ impl Machine for FakeMachine {
     fn sync_icache(&self, frame: Pfn) {
         let cpu = current_cpu();
         let mutation = Some(Mutation::SkipIcache);
-        self.event(Event::Icache { cpu, frame }, mutation, |inner| inner.sync_icache(frame.0));
+        self.event(Event::Icache { cpu, frame }, mutation, |inner| {
+            inner.sync_icache(frame.0);
+            // It ends with the DSB that completes all maintenance of this CPU.
+            inner.dsb_ish(cpu);
+        });
     }
 
     /// Not SHA-256: a mixing of the contents that differs where they differ, which is all that tests ask.

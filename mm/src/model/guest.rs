@@ -101,7 +101,7 @@ impl Model {
                 let dropped = if revoke || how.consent { reply::HOST_LEAF } else { 0 };
                 let leaves = (reply::HOST_LEAF | reply::DMA_LEAF) & !dropped;
                 if frame.state == State::Draining && !revoke {
-                    return Err((Status::Pending, held & (reply::CPU_PIN | reply::DMA_PIN)));
+                    return Err((Status::Pending, held & !reply::HOST_LEAF));
                 }
                 if held & pins != 0 {
                     return Err((Status::Busy, held & (pins | leaves)));
@@ -171,7 +171,7 @@ impl Model {
         // The lowest page that drains is named, with the pins that it waits for (U5, U6).
         let draining = (0..count).find(|index| how.drain && self.drains(vm, gfn + index)).map(|index| {
             let held = self.address_frame(vm, gfn + index).map_or(0, |(_, frame)| frame.held());
-            (index, held & (reply::CPU_PIN | reply::DMA_PIN))
+            (index, held & !reply::HOST_LEAF)
         });
         let reply = self.range(
             count,

@@ -85,7 +85,7 @@ impl Model {
                 Some(frame) if frame.state == State::Poison => Err((Status::Poisoned, reply::STATE)),
                 Some(frame) if frame.owner == Some(vm) => match frame.state {
                     State::Private if sealed => Err((Status::Denied, reply::STATE)),
-                    State::Draining => Err((Status::Busy, frame.held() & (reply::CPU_PIN | reply::DMA_PIN))),
+                    State::Draining => Err((Status::Busy, frame.held() & !reply::HOST_LEAF)),
                     State::Private | State::Shared => occupied(frame).map_or(Ok(()), Err),
                     _ => Err((Status::Denied, reply::STATE)),
                 },
@@ -112,7 +112,7 @@ impl Model {
                 };
                 match frame.state {
                     State::Private if sealed => Err((Status::Denied, reply::STATE)),
-                    State::Draining => Err((Status::Busy, frame.held() & (reply::CPU_PIN | reply::DMA_PIN))),
+                    State::Draining => Err((Status::Busy, frame.held() & !reply::HOST_LEAF)),
                     _ => Ok(()),
                 }
             },

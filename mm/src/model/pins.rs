@@ -84,10 +84,10 @@ impl Model {
         (Expect::plain(Reply::done(count.min(MAX_ATOMIC_PAGES))), freed)
     }
 
-    /// The last pin is gone: a drain ends, a quarantined frame goes home.
+    /// The last pin or DMA leaf is gone: a drain ends, a quarantined frame goes home.
     fn settle(&mut self, pfn: u64, freed: &mut Freed) {
         let Some(frame) = self.frames.get_mut(&pfn) else { return };
-        if frame.pins() > 0 {
+        if frame.pins() > 0 || frame.dma_leaves > 0 {
             return;
         }
         match frame.state {
@@ -102,7 +102,7 @@ impl Model {
                 }
             }
             State::Quarantine => {
-                *frame = Frame { dma_leaves: frame.dma_leaves, ..Frame::HOST };
+                *frame = Frame::HOST;
                 freed.returned += 1;
             }
             _ => (),
@@ -171,6 +171,44 @@ impl Model {
             },
         );
         Expect::plain(reply)
+    }
+
+    /// An IOMMU table that EL2 owns gets an entry: for `Host` and `Shared`, and for a page that drains only beside the
+    /// DMA pins that it has (U6).
+    pub fn dma_map(&mut self, pfn: u64) -> bool {
+        let Some(frame) = self.frames.get_mut(&pfn) else { return false };
+        let may = match frame.state {
+            State::Host | State::Shared => true,
+            State::Draining => frame.dma_pins > 0,
+            _ => false,
+        };
+        frame.dma_leaves += u64::from(may);
+        may
+    }
+
+    /// It loses the entry again, which may end a drain or a quarantine as the last unpin does.
+    pub fn dma_unmap(&mut self, pfn: u64) -> (Expect, Freed) {
+        let mut freed = Freed::default();
+        let Some(frame) = self.frames.get_mut(&pfn) else {
+            return (Expect::plain(Reply::blocked(Status::Invalid, 0, 0)), freed);
+        };
+        if frame.dma_leaves == 0 {
+            return (Expect::plain(Reply::blocked(Status::Denied, 0, reply::STATE)), freed);
+        }
+        frame.dma_leaves -= 1;
+        self.settle(pfn, &mut freed);
+        (Expect::plain(Reply::done(1)), freed)
+    }
+
+    /// EL2 is about to use a page of the host, or has ended to.
+    pub fn hyp_pin(&mut self, pfn: u64, on: bool) -> bool {
+        let Some(frame) = self.frames.get_mut(&pfn) else { return false };
+        match on {
+            true if frame.state == State::Host => frame.hyp_pins += 1,
+            false if frame.hyp_pins > 0 => frame.hyp_pins -= 1,
+            _ => return false,
+        }
+        true
     }
 
     /// POISON: final (F5), for a frame that is the host's and that no table and no call of EL2 uses. Pins stay.

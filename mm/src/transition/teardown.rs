@@ -2,8 +2,9 @@
 //!
 //! 1. The handle dies; no new call or vCPU gets in, and those inside are waited for by the host calling again.
 //! 2. The guest's leaves go, 32 at a time, and their frames with them.
-//! 3. All words are looked through for what the tables do not show: frames without a leaf, and pool pages. Nobody
-//!    walks the tables any more, so their pages are plain pool pages.
+//! 3. All words are looked through for what the tables do not show: first frames without a leaf, then pool pages.
+//!    Nobody walks the tables any more, so their pages are plain pool pages; the scrap frame is one of them, and what
+//!    the host sees through it is gone before it changes hands.
 //! 4. The slot is free.
 
 use tenure_abi::page::State;
@@ -16,6 +17,7 @@ use crate::manager::{Mm, SCAN_CHUNK, SCRUB_CHUNK};
 use crate::stage2::guest::{Entry, walk};
 use crate::stage2::{Descriptor, GUEST_FRAMES, frames_per_entry};
 use crate::state::Refusal;
+use crate::sync::Ordering;
 use crate::tlb;
 use crate::vm::{Inner, Slot, Vm, VmHandle};
 
@@ -107,12 +109,21 @@ impl<'a, M: Machine> Mm<'a, M> {
     /// Looks through the next words. Returns frames done, whether a frozen word stopped it, and whether it is the end.
     fn tear_words(&self, vm: &Vm, inner: &mut Inner) -> (u64, bool, bool) {
         let mut done = 0;
+        // Frames without a leaf are rare: where there is none, one look at the words is enough.
+        inner.teardown.pages |= vm.orphans.load(Ordering::Relaxed) == 0;
         for _ in 0..SCAN_CHUNK {
-            let Some(frame) = self.nth_frame(inner.teardown.next_frame) else { return (done, false, true) };
+            let Some(frame) = self.nth_frame(inner.teardown.next_frame) else {
+                if inner.teardown.pages {
+                    return (done, false, true);
+                }
+                inner.teardown.pages = true;
+                inner.teardown.next_frame = 0;
+                break;
+            };
             if done >= SCRUB_CHUNK {
                 break;
             }
-            match self.tear_word(vm.slot(), frame) {
+            match self.tear_word(vm.slot(), frame, inner.teardown.pages) {
                 Ok(true) => done += 1,
                 Ok(false) => {}
                 Err(_) => return (done, true, false),
@@ -122,10 +133,10 @@ impl<'a, M: Machine> Mm<'a, M> {
         (done, false, false)
     }
 
-    fn tear_word(&self, slot: Slot, frame: Pfn) -> Result<bool, Refusal> {
+    fn tear_word(&self, slot: Slot, frame: Pfn, pages: bool) -> Result<bool, Refusal> {
         let cell = self.cell(frame)?;
         let word = cell.load();
-        if word.owner() != slot {
+        if word.owner() != slot || (word.state() == State::Hyp) != pages {
             return Ok(false);
         }
         let page = cell.freeze(frame, word, word).map_err(|_| Refusal::FROZEN)?;

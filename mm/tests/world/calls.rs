@@ -4,7 +4,7 @@ use tenure_abi::flags::{pin, query, unshare, vm as vm_flags};
 use tenure_abi::page::State;
 use tenure_abi::{Reply, Status};
 use tenure_mm::fake::Access as Kind;
-use tenure_mm::model::Touch;
+use tenure_mm::model::{Expect, Freed, Model, Touch};
 use tenure_mm::{Access, Gfn, GuestFault, HostFault, Ipa, Pfn, PinKind, Unpinned, Unshare, Vmid};
 
 use super::{WORD, World};
@@ -157,7 +157,7 @@ impl World {
     }
 
     /// ZERO was asked for: pages that became private are zero.
-    fn age_zero(&mut self, vm: usize, gfn: u64, done: u64, flags: u64, before: &tenure_mm::model::Model) {
+    fn age_zero(&mut self, vm: usize, gfn: u64, done: u64, flags: u64, before: &Model) {
         if flags & unshare::ZERO == 0 {
             return;
         }
@@ -189,9 +189,20 @@ impl World {
         let before = self.model.clone();
         let real = self.mm.unpin(pfn, count, PinKind::from_raw(kind).expect("kind"));
         let (expect, freed) = self.model.unpin(pfn.0, count, kind);
-        assert_eq!((real.drained, real.released), (freed.drained, freed.returned), "UNPIN");
-        assert_eq!(real.wake, freed.wake.map(|vm| self.handles[&vm]), "UNPIN wakes");
-        self.settle("UNPIN", before, expect, real.reply);
+        self.settle_freed("UNPIN", before, expect, freed, real)
+    }
+
+    fn settle_freed(
+        &mut self,
+        what: &str,
+        before: Model,
+        expect: Expect,
+        freed: Freed,
+        real: Unpinned,
+    ) -> Unpinned {
+        assert_eq!((real.drained, real.released), (freed.drained, freed.returned), "{what}");
+        assert_eq!(real.wake, freed.wake.map(|vm| self.handles[&vm]), "{what} wakes");
+        self.settle(what, before, expect, real.reply);
         real
     }
 
@@ -215,6 +226,28 @@ impl World {
         let real = self.mm.host_unmap(pfn, count);
         let expect = self.model.host_unmap(pfn.0, count);
         self.settle("HOST_UNMAP", before, expect, real)
+    }
+
+    pub fn dma_map(&mut self, pfn: Pfn) -> bool {
+        let real = self.mm.dma_map(pfn).is_ok();
+        assert_eq!(real, self.model.dma_map(pfn.0), "a DMA leaf of {pfn:?}");
+        self.verify("a DMA leaf");
+        real
+    }
+
+    pub fn dma_unmap(&mut self, pfn: Pfn) -> Unpinned {
+        let before = self.model.clone();
+        let real = self.mm.dma_unmap(pfn);
+        let (expect, freed) = self.model.dma_unmap(pfn.0);
+        self.settle_freed("a DMA leaf goes", before, expect, freed, real)
+    }
+
+    /// The hypervisor begins or ends to use a page of the host.
+    pub fn hyp_pin(&mut self, pfn: Pfn, on: bool) -> bool {
+        let real = if on { self.mm.hyp_pin(pfn) } else { self.mm.hyp_unpin(pfn) }.is_ok();
+        assert_eq!(real, self.model.hyp_pin(pfn.0, on), "a hypervisor pin of {pfn:?}");
+        self.verify("a hypervisor pin");
+        real
     }
 
     pub fn poison(&mut self, pfn: Pfn) -> Reply {
