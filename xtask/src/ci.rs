@@ -56,7 +56,7 @@ pub fn task(args: &Args) -> Result<()> {
     }
     let mut doc = rust::cargo();
     doc.args(["doc", "--color", "never", "--no-deps", "--document-private-items"])
-        .env("RUSTDOCFLAGS", "-Dwarnings");
+        .env("RUSTDOCFLAGS", "-Dwarnings -Arustdoc::private_intra_doc_links");
     check(&mut report, "lint/doc", &mut doc);
     test::run(if args.quick { When::Quick } else { When::Always }, "", &mut report)?;
     report.finish(false)?;

@@ -1,0 +1,185 @@
+//! Calls of a protected guest, measured by the guest itself.
+
+use tenure_abi::flags::{pin, unshare, vm as vm_flags};
+use tenure_abi::{PAGE_SIZE, Reply, exit, info};
+use tenure_test_hosts::vm::{Event, FREE_GFN, Vm, with_guest};
+use tenure_test_hosts::{Host, calls, memory};
+use tenure_test_protocol::{command, work};
+use tenure_test_rt::harness::Failure;
+use tenure_test_rt::{check, check_eq, cpu, fail, probe};
+
+use crate::{Clock, figure, instructions};
+
+const PAGES: u64 = 1024;
+const RANGE: u64 = 512;
+const IPA: u64 = FREE_GFN * PAGE_SIZE;
+
+/// Measures them, in one guest with 1024 pages of its own; tenths of instructions that the scrub of a page takes.
+pub fn run(host: &mut Host, clock: Clock) -> Option<u64> {
+    let mut scrub = None;
+    tenure_test_rt::harness::run("bench", "guest", || {
+        tenure_test_rt::println!();
+        with_guest(host, vm_flags::PROTECTED | vm_flags::RIGHT_REVOKE, |host, vm| {
+            vm.fill(host, FREE_GFN, PAGES, 1)?;
+            converting(host, vm, clock);
+            scrub = scrubbing(host, vm, clock);
+            mapped(host, vm, clock);
+            draining(host, vm, clock);
+            leaving(host, vm, clock);
+            Ok(())
+        })
+    });
+    scrub
+}
+
+/// A loop of the guest's in which it does not leave; tenths of instructions a step.
+fn looped(host: &mut Host, vm: &mut Vm, clock: Clock, what: u64, n: u64, steps: u64) -> Result<u64, Failure> {
+    let [_, ticks, answers, ..] = vm.command(host, command::LOOP, &[what, IPA, n])?;
+    check!(what == work::PSCI_VERSION || answers == 0, "answers of the loop: {answers:#x}");
+    Ok(clock.tenths(ticks, steps))
+}
+
+fn converting(host: &mut Host, vm: &mut Vm, clock: Clock) {
+    let loops = [
+        ("guest_empty_loop", work::EMPTY, PAGES, PAGES),
+        ("guest_psci_version", work::PSCI_VERSION, PAGES, PAGES),
+        ("guest_share", work::SHARE, PAGES, PAGES),
+        ("guest_unshare", work::UNSHARE, PAGES, PAGES),
+        ("guest_share_unshare_pair", work::PAIR, PAGES, PAGES),
+        ("guest_share_range_512_per_page", work::SHARE_RANGE, RANGE, RANGE),
+        ("guest_unshare_range_512_per_page", work::UNSHARE_RANGE, RANGE, RANGE),
+        ("guest_share_range_16_per_page", work::SHARE_RANGE, 16, 16),
+        ("guest_unshare_range_16_per_page", work::UNSHARE_RANGE, 16, 16),
+        ("guest_stock_share", work::STOCK_SHARE, PAGES, PAGES),
+        ("guest_unshare_after_stock", work::UNSHARE, PAGES, PAGES),
+    ];
+    for (name, what, n, steps) in loops {
+        let before = calls::figure(info::TLBIS);
+        instructions(name, || looped(host, vm, clock, what, n, steps));
+        if what == work::PAIR {
+            let tlbis = calls::figure(info::TLBIS) - before;
+            figure("guest_share_unshare_pair_tlbis", "tlbi", || Ok(tlbis * 10 / PAGES));
+        }
+    }
+}
+
+/// What a scrub takes: the difference between an unshare with ZERO and one without.
+fn scrubbing(host: &mut Host, vm: &mut Vm, clock: Clock) -> Option<u64> {
+    const COUNT: u64 = 32;
+    let mut plain = 0;
+    for (name, flags) in [("unshare_range_32_per_page", 0), ("unshare_zero_range_32_per_page", unshare::ZERO)]
+    {
+        instructions(name, || {
+            vm.share(host, FREE_GFN, COUNT)?;
+            // The guest asks, so that its exits count too: the same for both.
+            let start = cpu::counter();
+            let reply = vm.call(host, command::UNSHARE, &[IPA, COUNT, flags])?;
+            let tenths = clock.tenths(cpu::counter().wrapping_sub(start), COUNT);
+            check_eq!(reply, Reply::done(COUNT));
+            if flags == 0 {
+                plain = tenths;
+            } else {
+                let scrub = tenths.saturating_sub(plain);
+                plain = scrub;
+            }
+            Ok(tenths)
+        });
+    }
+    instructions("scrub_per_page", || Ok(plain))
+}
+
+/// Unshare of pages that the host maps: the host is asked, unmaps, consents.
+fn mapped(host: &mut Host, vm: &mut Vm, clock: Clock) {
+    const COUNT: u64 = 64;
+    instructions("host_first_touch_per_page", || {
+        vm.share(host, FREE_GFN, COUNT)?;
+        let first = vm.frame(FREE_GFN);
+        let mut faults = 0;
+        let tenths = clock.time(COUNT, || {
+            for index in 0..COUNT {
+                faults += u64::from(probe::read(memory::address(vm.frame(FREE_GFN + index))).faulted());
+            }
+        });
+        check!(faults == 0 && first != 0, "{faults} faults");
+        Ok(tenths)
+    });
+    instructions("unshare_host_mapped", || {
+        let before = calls::figure(info::TLBIS);
+        let mut event = vm.order(host, command::LOOP, &[work::UNSHARE, IPA, COUNT])?;
+        let results = loop {
+            match event {
+                Event::Idle(results) => break results,
+                Event::Exit(page) => {
+                    check_eq!(page.reason, exit::CONVERT);
+                    let reply = calls::host_unmap(vm.frame(page.gpa / PAGE_SIZE), 1);
+                    check!(reply.is_success(), "HOST_UNMAP: {reply}");
+                    let reply = calls::consent(vm.handle, 0, page.sequence);
+                    check!(reply.is_success(), "CONSENT: {reply}");
+                }
+            }
+            event = vm.run(host)?;
+        };
+        tenure_test_rt::print!("({} TLBIs) ", calls::figure(info::TLBIS) - before);
+        check_eq!(results[2], 0, "answers");
+        Ok(clock.tenths(results[1], COUNT))
+    });
+}
+
+/// The last unpin of a draining page.
+fn draining(host: &mut Host, vm: &mut Vm, clock: Clock) {
+    const COUNT: u64 = 32;
+    instructions("unpin_that_ends_a_drain", || {
+        vm.share(host, FREE_GFN, COUNT)?;
+        for index in 0..COUNT {
+            let pfn = vm.frame(FREE_GFN + index);
+            check!(!probe::read(memory::address(pfn)).faulted());
+            check_eq!(calls::pin(pfn, 1, pin::CPU), Reply::done(1));
+        }
+        for index in 0..COUNT {
+            let reply = vm.call(host, command::UNSHARE, &[IPA + index * PAGE_SIZE, 1, unshare::DRAIN])?;
+            check_eq!(reply.status, tenure_abi::Status::Pending);
+        }
+        let mut drained = 0;
+        let tenths = clock.time(COUNT, || {
+            for index in 0..COUNT {
+                drained += calls::unpin(vm.frame(FREE_GFN + index), 1, pin::CPU).1.x(4);
+            }
+        });
+        check_eq!(drained, COUNT);
+        for index in 0..COUNT {
+            check!(calls::host_unmap(vm.frame(FREE_GFN + index), 1).is_success());
+        }
+        Ok(tenths)
+    });
+}
+
+/// An exit to the host and back, with the least that a host can do, by the guest's clock.
+fn leaving(host: &mut Host, vm: &mut Vm, clock: Clock) {
+    instructions("guest_exit_and_entry", || {
+        let mut event = vm.order(host, command::LOOP, &[work::HOST_CALL, 0, 256])?;
+        // From the second exit on, nothing but VCPU_RUN stands between them.
+        loop {
+            match event {
+                Event::Idle(_) => fail!("the loop ended before the host let it"),
+                Event::Exit(page) => check_eq!(page.reason, exit::HYPERCALL),
+            }
+            let mut reason = exit::HYPERCALL;
+            let mut turns = 0u64;
+            vm.answer(0);
+            let tenths = clock.time(250, || {
+                while turns < 250 && reason == exit::HYPERCALL {
+                    reason = calls::vcpu_run(vm.handle, 0).1.x(4);
+                    turns += 1;
+                }
+            });
+            check_eq!((turns, reason), (250, exit::HYPERCALL));
+            event = vm.run(host)?;
+            while let Event::Exit(page) = event {
+                check_eq!(page.reason, exit::HYPERCALL);
+                vm.answer(0);
+                event = vm.run(host)?;
+            }
+            return Ok(tenths);
+        }
+    });
+}

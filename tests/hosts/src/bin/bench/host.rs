@@ -1,0 +1,128 @@
+//! Calls of the host that need no running guest.
+
+use tenure_abi::flags::{pin, status, vm as vm_flags};
+use tenure_abi::{call, info};
+use tenure_test_hosts::vm::{FREE_GFN, Vm, take};
+use tenure_test_hosts::{Host, calls};
+use tenure_test_rt::call::quick;
+use tenure_test_rt::check;
+use tenure_test_rt::cpu;
+
+use crate::{Clock, figure, instructions};
+
+const CALLS: u64 = 1024;
+const BLOCK: u64 = 512;
+
+/// Measures them; tenths of instructions that populating a page takes.
+pub fn run(host: &mut Host, clock: Clock) -> Option<u64> {
+    instructions("host_null", || {
+        let mut answers = 0;
+        let tenths = clock.time(CALLS, || {
+            for _ in 0..CALLS {
+                answers |= quick(call::VERSION, 0, 0, 0);
+            }
+        });
+        check!(answers == 0, "VERSION: {answers:#x}");
+        Ok(tenths)
+    });
+    instructions("host_query", || {
+        let pfn = take(host, 1, 1)?;
+        let tenths = clock.time(CALLS, || (0..CALLS).for_each(|_| _ = quick(call::QUERY, pfn, 0, 0)));
+        host.frames.give(pfn, 1);
+        Ok(tenths)
+    });
+    instructions("host_pin_unpin_pair", || {
+        let pfn = take(host, 1, 1)?;
+        let mut answers = 0;
+        let tenths = clock.time(CALLS, || {
+            for _ in 0..CALLS {
+                answers |= quick(call::PIN, pfn, 1, pin::CPU);
+                answers |= quick(call::UNPIN, pfn, 1, pin::CPU);
+            }
+        });
+        check!(answers == 0, "PIN and UNPIN: {answers:#x}");
+        host.frames.give(pfn, 1);
+        Ok(tenths)
+    });
+    instructions("vm_create_destroy_pair", || {
+        let tenths = clock.time(64, || {
+            for _ in 0..64 {
+                let (_, regs) = calls::vm_create(vm_flags::PROTECTED);
+                calls::vm_destroy(regs.x(4));
+            }
+        });
+        Ok(tenths)
+    });
+    pools(host, clock);
+    figure("kept_kib", "KiB", || Ok(calls::figure(info::KEPT_BYTES) * 10 / 1024));
+    donations(host, clock)
+}
+
+/// Table pages: no scrub on the way in, one on the way out.
+fn pools(host: &mut Host, clock: Clock) {
+    let mut drained = None;
+    instructions("pool_topup_per_page", || {
+        const PAGES: u64 = 256;
+        let (reply, regs) = calls::vm_create(vm_flags::PROTECTED);
+        check!(reply.is_success(), "VM_CREATE: {reply}");
+        let handle = regs.x(4);
+        let pfn = take(host, PAGES as usize, 1)?;
+        let mut reply = tenure_abi::Reply::done(0);
+        let tenths = clock.time(PAGES, || {
+            reply = calls::all(PAGES, |at, rest| calls::pool_topup(handle, pfn + at, rest), || false);
+        });
+        check!(reply.done == PAGES, "POOL_TOPUP: {reply}");
+        let start = cpu::counter();
+        tenure_test_hosts::vm::destroy(handle)?;
+        drained = Some(clock.tenths(cpu::counter().wrapping_sub(start), PAGES));
+        host.frames.give(pfn, PAGES as usize);
+        Ok(tenths)
+    });
+    if let Some(tenths) = drained {
+        instructions("destroy_per_pool_page", || Ok(tenths));
+    }
+}
+
+/// Donate of a whole 2 MiB block in as few calls as Tenure takes, and its way back.
+fn donations(host: &mut Host, clock: Clock) -> Option<u64> {
+    let mut vm = match Vm::new(host, 0) {
+        Ok(vm) => vm,
+        Err(failure) => return instructions("populate_2m_per_page", || Err(failure)),
+    };
+    let mut pages = 0;
+    let populate = instructions("populate_2m_per_page", || {
+        let pfn = take(host, BLOCK as usize, BLOCK as usize)?;
+        pages = pfn;
+        // A table for the 2 MiB of guest addresses is there beforehand, as it is for a whole block.
+        let gfn = FREE_GFN.next_multiple_of(BLOCK);
+        vm.give(host, gfn + BLOCK, 1, status::PRIVATE)?;
+        vm.top_up(host, 4)?;
+        let handle = vm.handle;
+        let mut reply = tenure_abi::Reply::done(0);
+        let tenths = clock.time(BLOCK, || {
+            reply = calls::all(
+                BLOCK,
+                |at, rest| calls::donate(handle, gfn + at, pfn + at, rest, status::PRIVATE),
+                || false,
+            );
+        });
+        check!(reply.done == BLOCK, "DONATE: {reply}");
+        (0..BLOCK).for_each(|index| vm.donate_noted(gfn + index, pfn + index));
+        Ok(tenths)
+    });
+    instructions("reclaim_2m_per_page", || {
+        let gfn = FREE_GFN.next_multiple_of(BLOCK);
+        let handle = vm.handle;
+        let reply = calls::all(BLOCK, |at, rest| calls::guest_unmap(handle, gfn + at, rest), || false);
+        check!(reply.done == BLOCK, "GUEST_UNMAP: {reply}");
+        let mut reply = tenure_abi::Reply::done(0);
+        let tenths = clock.time(BLOCK, || {
+            reply = calls::all(BLOCK, |at, rest| calls::reclaim(handle, pages + at, rest), || false);
+        });
+        check!(reply.done == BLOCK, "RECLAIM: {reply}");
+        (0..BLOCK).for_each(|index| vm.forget(host, gfn + index));
+        Ok(tenths)
+    });
+    tenure_test_rt::harness::run("bench", "plain_vm_ends", || vm.destroy(host));
+    populate
+}

@@ -1,0 +1,85 @@
+//! The longest single entry to EL2 that the host can cause or meet: every call timed by itself.
+
+use tenure_abi::flags::{status, vm as vm_flags};
+use tenure_abi::{MAX_ATOMIC_PAGES, PAGE_SIZE, Reply, exit};
+use tenure_test_hosts::vm::{Event, FREE_GFN, Vm, take};
+use tenure_test_hosts::{Host, calls, memory};
+use tenure_test_protocol::command;
+use tenure_test_rt::harness::Failure;
+use tenure_test_rt::{check, check_eq, cpu, fail, probe};
+
+use crate::{Clock, instructions};
+
+/// Calls that can yield, each over as many pages as it will take at once.
+pub fn run(host: &mut Host, clock: Clock) {
+    let mut longest = 0;
+    instructions("longest_donate_call", || {
+        let (tenths, _) = donate_and_destroy(host, clock)?;
+        longest = longest.max(tenths);
+        Ok(tenths)
+    });
+    instructions("longest_destroy_call", || {
+        let (_, tenths) = donate_and_destroy(host, clock)?;
+        longest = longest.max(tenths);
+        Ok(tenths)
+    });
+    if longest > 0 {
+        instructions("longest_el2_stretch", || Ok(longest));
+    }
+    instructions("longest_el2_stretch_range_512", || consent_of_512(host, clock));
+}
+
+/// The longest of the DONATE calls of 1024 pages, and of the VM_DESTROY calls after it.
+fn donate_and_destroy(host: &mut Host, clock: Clock) -> Result<(u64, u64), Failure> {
+    const PAGES: u64 = 1024;
+    let mut vm = Vm::new(host, vm_flags::PROTECTED)?;
+    vm.top_up(host, 8)?;
+    let pfn = take(host, PAGES as usize, 1)?;
+    let (mut done, mut donate) = (0, 0);
+    while done < PAGES {
+        let start = cpu::counter();
+        let reply = calls::donate(vm.handle, FREE_GFN + done, pfn + done, PAGES - done, status::PRIVATE);
+        donate = donate.max(cpu::counter().wrapping_sub(start));
+        check!(reply.is_success() && reply.done > 0, "DONATE: {reply}");
+        (done..done + reply.done).for_each(|index| vm.donate_noted(FREE_GFN + index, pfn + index));
+        done += reply.done;
+    }
+    let mut destroy = 0;
+    let mut finished = false;
+    while !finished {
+        let start = cpu::counter();
+        let (reply, regs) = calls::vm_destroy(vm.handle);
+        destroy = destroy.max(cpu::counter().wrapping_sub(start));
+        check!(
+            matches!(reply.status, tenure_abi::Status::Success | tenure_abi::Status::Retry),
+            "VM_DESTROY: {reply}"
+        );
+        finished = reply.is_success() && regs.x(4) == 1;
+    }
+    vm.collect(host)?;
+    Ok((clock.tenths(donate, 1), clock.tenths(destroy, 1)))
+}
+
+/// One all-or-nothing conversion of 512 pages whose host leaves EL2 drops itself.
+fn consent_of_512(host: &mut Host, clock: Clock) -> Result<u64, Failure> {
+    let mut vm = Vm::new(host, vm_flags::PROTECTED)?;
+    let outcome = (|| {
+        vm.boot(host)?;
+        vm.fill(host, FREE_GFN, MAX_ATOMIC_PAGES, 3)?;
+        vm.share(host, FREE_GFN, MAX_ATOMIC_PAGES)?;
+        for index in 0..MAX_ATOMIC_PAGES {
+            check!(!probe::read(memory::address(vm.frame(FREE_GFN + index))).faulted());
+        }
+        let event = vm.order(host, command::UNSHARE, &[FREE_GFN * PAGE_SIZE, MAX_ATOMIC_PAGES, 0])?;
+        let Event::Exit(page) = event else { fail!("the host was not asked: {event:x?}") };
+        check_eq!(page.reason, exit::CONVERT);
+        let start = cpu::counter();
+        let reply = calls::consent(vm.handle, 0, page.sequence);
+        let ticks = cpu::counter().wrapping_sub(start);
+        check_eq!(reply, Reply::done(MAX_ATOMIC_PAGES));
+        vm.resume(host)?;
+        Ok(clock.tenths(ticks, 1))
+    })();
+    vm.destroy(host)?;
+    outcome
+}
