@@ -152,6 +152,18 @@ pub const fn abort(c: &El1Context, f: &Features, esr: Esr) -> Entry {
     enter(c, f, (ec << ESR_EC_SHIFT) | ESR_IL | iss, Some(c.far))
 }
 
+/// A synchronous external abort for a guest's access that nothing answers: data or instruction by the class of `esr`.
+pub const fn external_abort(c: &El1Context, f: &Features, esr: Esr) -> Entry {
+    let el0 = from_el0(c.spsr);
+    let ec: u64 = match (matches!(esr.class(), Class::InstAbortLower), el0) {
+        (true, true) => 0x20,
+        (true, false) => 0x21,
+        (false, true) => 0x24,
+        (false, false) => 0x25,
+    };
+    enter(c, f, (ec << ESR_EC_SHIFT) | ESR_IL | (esr.0 & (ESR_WNR | ESR_CM)) | FSC_EXTERNAL, Some(c.far))
+}
+
 /// An undefined-instruction exception (EC 0), for what EL2 trapped and does not offer. `c.elr` must point at the
 /// instruction.
 pub const fn undefined(c: &El1Context, f: &Features) -> Entry {
@@ -280,6 +292,13 @@ mod tests {
     fn user_access_override_single_step_and_btype_are_cleared() {
         let c = from((1 << 23) | (1 << 21) | (3 << 10) | (1 << 20));
         assert_eq!(handler_pstate(&c, &V8_0), 0x3c5);
+    }
+
+    #[test]
+    fn a_guests_data_abort_is_external_at_both_levels() {
+        let e = external_abort(&from(0x8000_0005), &V8_0, Esr(0x9383_0047));
+        assert_eq!(e.esr_el1, (0x25 << 26) | (1 << 25) | 0x50);
+        assert_eq!(external_abort(&from(0), &V8_0, Esr(0x8200_0007)).esr_el1 >> 26, 0x20);
     }
 
     #[test]

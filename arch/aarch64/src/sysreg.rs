@@ -1,4 +1,4 @@
-//! The façade over system registers: the only file that reads or writes one.
+//! The façade over system registers: the only file that reads or writes one, but for the table of `el1.rs`.
 //!
 //! Registers that the `aarch64-cpu` crate knows go through it; younger ones are named by their encoding. Its writes are
 //! safe functions although writing HCR_EL2 or a TTBR can break memory safety: here every write whose value can change
@@ -112,6 +112,16 @@ read_encoded! {
     gcscr_el1 = "s3_0_c2_c5_0";
     /// Reads `DISR_EL1`; only with FEAT_RAS.
     disr_el1 = "s3_0_c12_c1_1";
+    /// Reads `ISR_EL1`: which physical exceptions are pending.
+    isr_el1 = "isr_el1";
+    /// Reads `PMSCR_EL1` (FEAT_SPE).
+    pmscr_el1 = "s3_0_c9_c9_0";
+    /// Reads `PMBLIMITR_EL1` (FEAT_SPE).
+    pmblimitr_el1 = "s3_0_c9_c10_0";
+    /// Reads `TRFCR_EL1` (FEAT_TRF).
+    trfcr_el1 = "s3_0_c1_c2_1";
+    /// Reads `TRBLIMITR_EL1` (FEAT_TRBE).
+    trblimitr_el1 = "s3_0_c9_c11_0";
 }
 
 write_known! {
@@ -177,6 +187,52 @@ write_encoded! {
     write_sctlr_el2 = "sctlr_el2";
     /// Writes `DISR_EL1` (FEAT_RAS).
     write_disr_el1 = "s3_0_c12_c1_1";
+    /// Writes `PMCR_EL0` (FEAT_PMUv3).
+    write_pmcr_el0 = "s3_3_c9_c12_0";
+    /// Writes `PMSCR_EL1` (FEAT_SPE).
+    write_pmscr_el1 = "s3_0_c9_c9_0";
+    /// Writes `PMBLIMITR_EL1` (FEAT_SPE).
+    write_pmblimitr_el1 = "s3_0_c9_c10_0";
+    /// Writes `TRFCR_EL1` (FEAT_TRF).
+    write_trfcr_el1 = "s3_0_c1_c2_1";
+    /// Writes `TRBLIMITR_EL1` (FEAT_TRBE).
+    write_trblimitr_el1 = "s3_0_c9_c11_0";
+    /// Writes `TTBR0_EL1`.
+    write_ttbr0_el1 = "ttbr0_el1";
+    /// Writes `TTBR1_EL1`.
+    write_ttbr1_el1 = "ttbr1_el1";
+    /// Writes `TCR_EL1`.
+    write_tcr_el1 = "tcr_el1";
+    /// Writes `AFSR0_EL1`.
+    write_afsr0_el1 = "afsr0_el1";
+    /// Writes `AFSR1_EL1`.
+    write_afsr1_el1 = "afsr1_el1";
+    /// Writes `MAIR_EL1`.
+    write_mair_el1 = "mair_el1";
+    /// Writes `AMAIR_EL1`.
+    write_amair_el1 = "amair_el1";
+    /// Writes `CONTEXTIDR_EL1`.
+    write_contextidr_el1 = "contextidr_el1";
+    /// Writes `CNTV_CTL_EL0`.
+    write_cntv_ctl_el0 = "cntv_ctl_el0";
+}
+
+/// `PSB CSYNC`: waits for the profiling buffer (a hint, nothing without FEAT_SPE).
+pub fn psb_csync() {
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: a hint.
+    unsafe {
+        core::arch::asm!("hint #17", options(nostack, preserves_flags))
+    };
+}
+
+/// `TSB CSYNC`: waits for the trace buffer (a hint, nothing without FEAT_TRF).
+pub fn tsb_csync() {
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: a hint.
+    unsafe {
+        core::arch::asm!("hint #18", options(nostack, preserves_flags))
+    };
 }
 
 /// Affinity fields of an MPIDR value: what names a CPU in PSCI and in the device tree (DEN0022 5.1.4).

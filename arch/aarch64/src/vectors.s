@@ -30,7 +30,25 @@ tenure_vectors:
     EL2_FAILED 0x200
     EL2_FAILED 0x280
     EL2_FAILED 0x300
-    EL2_FAILED 0x380
+
+    // SError of EL2 itself: that of a guest that was just left if it comes in the window of switch.s, else a failure.
+    .balign 0x80
+    msr     tpidr_el1, x0
+    msr     tpidrro_el0, x1
+    mrs     x0, elr_el2
+    adr     x1, tenure_serror_open
+    cmp     x0, x1
+    b.lo    1f
+    adr     x1, tenure_serror_close
+    cmp     x0, x1
+    b.hi    1f
+    mov     x0, #1
+    eret
+    dsb     nsh
+    isb
+1:  mrs     x1, tpidrro_el0
+    mov     x0, #0x380
+    b       tenure_el2_failed
 
     // Lower EL, AArch64, synchronous: the host's calls first, and the version call is answered on the spot.
     .balign 0x80
