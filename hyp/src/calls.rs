@@ -1,16 +1,96 @@
-//! Tenure's own calls.
+//! Tenure's own calls, one file a family.
+//!
+//! Every call answers with a [`Reply`] in x0 to x3; x4 and on are set by the calls that have more to say.
 
-use tenure_abi::smccc;
+use tenure_abi::{Reply, Status, call};
 use tenure_arch::frame::HostFrame;
+
+mod info;
+mod page;
+mod pool;
+mod system;
+mod vcpu;
+mod vm;
+
+/// A call's registers.
+pub struct Call<'f> {
+    frame: &'f mut HostFrame,
+}
+
+impl Call<'_> {
+    /// Argument `n`, in `x<n>`.
+    fn arg(&self, n: usize) -> u64 {
+        self.frame.x.get(n).copied().unwrap_or(0)
+    }
+
+    /// Arguments from x1.
+    fn args<const N: usize>(&self) -> [u64; N] {
+        core::array::from_fn(|n| self.arg(n + 1))
+    }
+
+    /// Sets an extra result in `x<n>`, from 4 up.
+    fn set(&mut self, n: usize, value: u64) {
+        if let Some(register) = self.frame.x.get_mut(n) {
+            *register = value;
+        }
+    }
+}
 
 /// A call of the host, by HVC, of the vendor-specific hypervisor range: arguments in `x1`–`x17`, results from `x0`.
 pub fn host(frame: &mut HostFrame, id: u32) {
-    let _ = id;
-    frame.x[0] = smccc::NOT_SUPPORTED;
+    let mut at = Call { frame };
+    let reply = dispatch(&mut at, u64::from(id));
+    frame.x[..4].copy_from_slice(&reply.to_regs());
 }
 
-/// This CPU is about to lose its state: whatever is loaded on it must be put away.
+fn dispatch(at: &mut Call<'_>, id: u64) -> Reply {
+    match id {
+        call::VERSION => Reply { done: tenure_abi::ABI_VERSION, ..Reply::done(0) },
+        call::FEATURES => info::features(at),
+        call::INFO => info::info(at),
+        call::COUNT => info::count(at),
+        call::LOG_READ => info::log_read(at),
+
+        call::VM_CREATE => vm::create(at),
+        call::VM_ACTIVATE => vm::activate(at),
+        call::VM_DESTROY => vm::destroy(at),
+        call::VM_SET_RIGHTS => vm::set_rights(at),
+
+        call::VCPU_CREATE => vcpu::create(at),
+        call::VCPU_RUN => vcpu::run(at),
+        call::REG_GET => vcpu::reg_get(at),
+        call::REG_SET => vcpu::reg_set(at),
+        call::VCPU_INJECT => vcpu::inject(at),
+        call::CONSENT => vcpu::consent(at),
+        call::REFUSE => vcpu::refuse(at),
+
+        call::DONATE => page::donate(at),
+        call::RECLAIM => page::reclaim(at),
+        call::SET_STATUS => page::set_status(at),
+        call::CONVERT => page::convert(at),
+        call::GUEST_MAP => page::guest_map(at),
+        call::GUEST_UNMAP => page::guest_unmap(at),
+        call::HOST_MAP => page::host_map(at),
+        call::HOST_UNMAP => page::host_unmap(at),
+        call::PIN => page::pin(at),
+        call::UNPIN => page::unpin(at),
+        call::QUERY => page::query(at),
+        call::QUERY_GUEST => page::query_guest(at),
+        call::POISON => page::poison(at),
+
+        call::POOL_TOPUP => pool::topup(at),
+        call::POOL_DRAIN => pool::drain(at),
+        call::POOL_INFO => pool::info(at),
+
+        call::HOST_RESET => system::reset(at),
+        call::PANIC_MODE => system::panic_mode(),
+        _ => Reply::refused(Status::NotSupported),
+    }
+}
+
+/// This CPU is about to lose its state. No vCPU is loaded on it: a vCPU is loaded during VCPU_RUN only, and this is
+/// another call of the same CPU.
 pub fn leave_cpu() {}
 
-const _: () = assert!(tenure_arch::vectors::FAST_VERSION_ID as u64 == tenure_abi::call::VERSION);
+const _: () = assert!(tenure_arch::vectors::FAST_VERSION_ID as u64 == call::VERSION);
 const _: () = assert!(tenure_arch::vectors::FAST_VERSION as u64 == tenure_abi::ABI_VERSION);

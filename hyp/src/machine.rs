@@ -13,7 +13,7 @@ use tenure_arch::{barrier, cache, sysreg, tlb};
 use tenure_mm::machine::{Index, Vmid};
 use tenure_mm::{Ipa, Machine, Mm, Pa, Pfn};
 
-use crate::percpu;
+use crate::{percpu, stats};
 
 const PAGE: usize = 4096;
 const VMID_SHIFT: u32 = 48;
@@ -140,14 +140,17 @@ impl Machine for El2 {
     }
 
     fn tlbi_ipas2e1is(&self, ipa: Ipa) {
+        stats::count_tlbi();
         tlb::ipas2e1is(ipa.0 >> 12);
     }
 
     fn tlbi_vmalle1is(&self) {
+        stats::count_tlbi();
         tlb::vmalle1is();
     }
 
     fn tlbi_vmalls12e1is(&self) {
+        stats::count_tlbi();
         tlb::vmalls12e1is();
     }
 

@@ -14,6 +14,8 @@ use tenure_arch::sysreg;
 use tenure_dt::Region;
 use tenure_dt::platform::MAX_CPUS;
 
+use crate::vcpu::world::CpuWorld;
+
 /// Bytes of stack.
 const STACK_SIZE: usize = 32 << 10;
 /// Bytes of the stack that a crash is reported on.
@@ -44,6 +46,8 @@ pub struct Cpu {
     pub crashing: AtomicBool,
     /// What the CPU has; written once, before the host runs on it.
     features: spin::Once<Features>,
+    /// For the switch between the host and guests.
+    pub world: CpuWorld,
 }
 
 /// Whether a CPU runs the host.
@@ -102,6 +106,7 @@ impl Cpu {
             vttbr: AtomicU64::new(0),
             crashing: AtomicBool::new(false),
             features: spin::Once::new(),
+            world: CpuWorld::new(),
         }
     }
 

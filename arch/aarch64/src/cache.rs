@@ -184,6 +184,17 @@ pub fn invalidate_all_instructions() {
     crate::barrier::isb();
 }
 
+/// `IC IALLU`: invalidates the instruction caches of this CPU, and waits.
+pub fn invalidate_local_instructions() {
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: drops clean copies only.
+    unsafe {
+        core::arch::asm!("ic iallu", options(nostack, preserves_flags))
+    };
+    crate::barrier::dsb_nsh();
+    crate::barrier::isb();
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

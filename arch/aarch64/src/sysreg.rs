@@ -112,8 +112,6 @@ read_encoded! {
     gcscr_el1 = "s3_0_c2_c5_0";
     /// Reads `DISR_EL1`; only with FEAT_RAS.
     disr_el1 = "s3_0_c12_c1_1";
-    /// Reads `ISR_EL1`: which physical exceptions are pending.
-    isr_el1 = "isr_el1";
     /// Reads `PMSCR_EL1` (FEAT_SPE).
     pmscr_el1 = "s3_0_c9_c9_0";
     /// Reads `PMBLIMITR_EL1` (FEAT_SPE).
@@ -187,6 +185,8 @@ write_encoded! {
     write_sctlr_el2 = "sctlr_el2";
     /// Writes `DISR_EL1` (FEAT_RAS).
     write_disr_el1 = "s3_0_c12_c1_1";
+    /// Writes `VSESR_EL2` (FEAT_RAS): the syndrome of a virtual SError.
+    write_vsesr_el2 = "s3_4_c5_c2_3";
     /// Writes `PMCR_EL0` (FEAT_PMUv3).
     write_pmcr_el0 = "s3_3_c9_c12_0";
     /// Writes `PMSCR_EL1` (FEAT_SPE).

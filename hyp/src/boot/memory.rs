@@ -271,6 +271,7 @@ pub fn kept_bytes(plan: &Plan) -> u64 {
 
 /// Says how much of RAM Tenure keeps.
 pub fn report(platform: &Platform<'_>, plan: &Plan) {
+    crate::stats::set_kept_bytes(kept_bytes(plan));
     let kept = kept_bytes(plan) >> 10;
     let total = platform.ram.iter().map(|r| r.size).sum::<u64>().max(1);
     // Thousandths of a percent, rounded up.

@@ -1,0 +1,87 @@
+//! What the machine and the hypervisor are.
+#![allow(unsafe_code)] // A page of the host, pinned for the time of a call.
+
+use core::sync::atomic::Ordering;
+
+use tenure_abi::info::{self as figure, feature};
+use tenure_abi::page::State;
+use tenure_abi::{PAGE_SIZE, Reply, Status};
+use tenure_mm::stage2::GUEST_IPA_BITS;
+use tenure_mm::{MAX_VMS, Pfn};
+
+use super::Call;
+use crate::machine::mm;
+use crate::vcpu::run_page::HostPage;
+use crate::vcpu::world::forced_types;
+use crate::vm::MAX_VCPUS;
+use crate::{ring, stats};
+
+/// Pages that VM_ACTIVATE takes: the root table and the scrap frame.
+const MIN_POOL: u64 = 2;
+
+/// FEATURES.
+pub fn features(at: &mut Call<'_>) -> Reply {
+    let fwb = if forced_types() { feature::FWB } else { 0 };
+    at.set(4, feature::GUESTS | fwb);
+    Reply::done(0)
+}
+
+/// INFO(index).
+pub fn info(at: &mut Call<'_>) -> Reply {
+    let mm = mm();
+    let (first, end) = mm.frames().span();
+    let value = match at.arg(1) {
+        figure::FRAMES => mm.frames().len(),
+        figure::KEPT_BYTES => stats::kept_bytes(),
+        figure::MAX_VMS => MAX_VMS as u64,
+        figure::MAX_VCPUS => MAX_VCPUS as u64,
+        // The upper half of the tables is kept for the shared alias.
+        figure::IPA_BITS => u64::from(GUEST_IPA_BITS) - 1,
+        figure::FIRST_PFN => first.0,
+        figure::END_PFN => end.0,
+        figure::HOST_ABORTS => mm.stats.host_aborts.load(Ordering::Relaxed),
+        figure::SCRAP_TOUCHES => mm.stats.scrap_touches.load(Ordering::Relaxed),
+        figure::MIN_POOL => MIN_POOL,
+        figure::TLBIS => stats::tlbis(),
+        _ => return Reply::refused(Status::Invalid),
+    };
+    at.set(4, value);
+    Reply::done(0)
+}
+
+/// COUNT(start_pfn, count).
+pub fn count(at: &mut Call<'_>) -> Reply {
+    let [first, count] = at.args();
+    let limit = 1 << 52;
+    if tenure_mm::addr::checked_end(first, count, limit).is_none() {
+        return Reply::refused(Status::Invalid);
+    }
+    let (done, totals) = mm().count(Pfn(first), count);
+    for (n, sum) in (4..4 + State::ALL.len()).zip(totals.states) {
+        at.set(n, sum);
+    }
+    at.set(11, totals.cpu_pins);
+    at.set(12, totals.dma_pins);
+    Reply::done(done)
+}
+
+/// LOG_READ(offset, pfn).
+pub fn log_read(at: &mut Call<'_>) -> Reply {
+    let [offset, pfn] = at.args();
+    let frame = Pfn(pfn);
+    if let Err(refusal) = mm().hyp_pin(frame) {
+        return refusal.at(0);
+    }
+    // SAFETY: pinned just now, until the end of this function.
+    let page = unsafe { HostPage::new(frame) };
+    let mut text = [0; PAGE_SIZE as usize];
+    let (copied, next) = ring::log_read(offset, &mut text);
+    page.write_bytes(text.get(..copied).unwrap_or(&[]));
+    let unpinned = mm().hyp_unpin(frame);
+    at.set(4, copied as u64);
+    at.set(5, next);
+    match unpinned {
+        Ok(()) => Reply::done(1),
+        Err(refusal) => refusal.at(0),
+    }
+}

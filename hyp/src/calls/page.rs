@@ -1,0 +1,109 @@
+//! Pages: arguments taken apart, decisions left to the manager.
+
+use tenure_abi::{Reply, Status};
+use tenure_mm::{Gfn, Pfn, PinKind};
+
+use super::{Call, vm};
+use crate::machine::mm;
+
+/// DONATE(handle, gfn, pfn, count, kind).
+pub fn donate(at: &mut Call<'_>) -> Reply {
+    let [_, gfn, pfn, count, kind] = at.args();
+    vm::with(at, |vm| mm().donate(vm, Gfn(gfn), Pfn(pfn), count, kind))
+}
+
+/// RECLAIM(handle, pfn, count).
+pub fn reclaim(at: &mut Call<'_>) -> Reply {
+    let [_, pfn, count] = at.args();
+    vm::with(at, |vm| mm().reclaim(vm, Pfn(pfn), count))
+}
+
+/// SET_STATUS(handle, gfn, count, status).
+pub fn set_status(at: &mut Call<'_>) -> Reply {
+    let [_, gfn, count, status] = at.args();
+    vm::with(at, |vm| mm().set_status(vm, Gfn(gfn), count, status))
+}
+
+/// CONVERT(handle, gfn, count, to).
+pub fn convert(at: &mut Call<'_>) -> Reply {
+    let [_, gfn, count, to] = at.args();
+    vm::with(at, |vm| mm().host_convert(vm, Gfn(gfn), count, to))
+}
+
+/// GUEST_MAP(handle, gfn, pfn, count).
+pub fn guest_map(at: &mut Call<'_>) -> Reply {
+    let [_, gfn, pfn, count] = at.args();
+    vm::with(at, |vm| mm().guest_map(vm, Gfn(gfn), Pfn(pfn), count))
+}
+
+/// GUEST_UNMAP(handle, gfn, count).
+pub fn guest_unmap(at: &mut Call<'_>) -> Reply {
+    let [_, gfn, count] = at.args();
+    vm::with(at, |vm| mm().guest_unmap(vm, Gfn(gfn), count))
+}
+
+/// HOST_MAP(pfn, count).
+pub fn host_map(at: &mut Call<'_>) -> Reply {
+    let [pfn, count] = at.args();
+    mm().host_map(Pfn(pfn), count)
+}
+
+/// HOST_UNMAP(pfn, count).
+pub fn host_unmap(at: &mut Call<'_>) -> Reply {
+    let [pfn, count] = at.args();
+    mm().host_unmap(Pfn(pfn), count)
+}
+
+/// PIN(pfn, count, kind).
+pub fn pin(at: &mut Call<'_>) -> Reply {
+    let [pfn, count, kind] = at.args();
+    match PinKind::from_raw(kind) {
+        Some(kind) => mm().pin(Pfn(pfn), count, kind),
+        None => Reply::refused(Status::Invalid),
+    }
+}
+
+/// UNPIN(pfn, count, kind).
+pub fn unpin(at: &mut Call<'_>) -> Reply {
+    let [pfn, count, kind] = at.args();
+    let Some(kind) = PinKind::from_raw(kind) else { return Reply::refused(Status::Invalid) };
+    let unpinned = mm().unpin(Pfn(pfn), count, kind);
+    at.set(4, unpinned.drained);
+    at.set(5, unpinned.wake.map_or(0, |handle| handle.0));
+    at.set(6, unpinned.released);
+    unpinned.reply
+}
+
+/// QUERY(pfn).
+pub fn query(at: &mut Call<'_>) -> Reply {
+    match mm().query(Pfn(at.arg(1))) {
+        Ok(word) => {
+            at.set(4, word.raw());
+            Reply::done(1)
+        }
+        Err(refusal) => refusal.at(0),
+    }
+}
+
+/// QUERY_GUEST(handle, gfn, op).
+pub fn query_guest(at: &mut Call<'_>) -> Reply {
+    let [_, gfn, op] = at.args();
+    let mut results = [0; 3];
+    let reply = vm::with(at, |vm| match mm().query_guest(vm, Gfn(gfn), op) {
+        Ok(seen) => {
+            let (pfn, word) = seen.frame.map_or((0, 0), |(pfn, word)| (pfn.0, word.raw()));
+            results = [word, pfn, seen.status];
+            seen.reply
+        }
+        Err(status) => Reply::refused(status),
+    });
+    for (n, value) in (4..).zip(results) {
+        at.set(n, value);
+    }
+    reply
+}
+
+/// POISON(pfn).
+pub fn poison(at: &mut Call<'_>) -> Reply {
+    mm().poison(Pfn(at.arg(1)))
+}

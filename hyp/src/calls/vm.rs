@@ -1,0 +1,70 @@
+//! The life of a VM.
+
+use tenure_abi::{Reply, Status, reply};
+use tenure_mm::{VmHandle, VmRef};
+
+use super::Call;
+use crate::machine::mm;
+use crate::vm;
+
+/// The VM that a call names, kept alive.
+///
+/// # Errors
+/// The reply for a handle that names none.
+pub fn named(handle: u64) -> Result<VmRef<'static>, Reply> {
+    mm().vm(VmHandle(handle)).map_err(Reply::refused)
+}
+
+/// Runs `f` on the VM in x1.
+pub fn with(at: &Call<'_>, f: impl FnOnce(&VmRef<'static>) -> Reply) -> Reply {
+    match named(at.arg(1)) {
+        Ok(vm) => f(&vm),
+        Err(reply) => reply,
+    }
+}
+
+/// VM_CREATE(flags).
+pub fn create(at: &mut Call<'_>) -> Reply {
+    match mm().vm_create(at.arg(1)) {
+        Ok(handle) => {
+            at.set(4, handle.0);
+            Reply::done(0)
+        }
+        Err(status) => Reply::refused(status),
+    }
+}
+
+/// VM_ACTIVATE(handle).
+pub fn activate(at: &mut Call<'_>) -> Reply {
+    with(at, |vm| mm().vm_activate(vm))
+}
+
+/// VM_SET_RIGHTS(handle, flags).
+pub fn set_rights(at: &mut Call<'_>) -> Reply {
+    with(at, |vm| match mm().vm_set_rights(vm, at.arg(2)) {
+        Ok(()) => Reply::done(0),
+        Err(status) => Reply::refused(status),
+    })
+}
+
+/// VM_DESTROY(handle).
+pub fn destroy(at: &mut Call<'_>) -> Reply {
+    let (reply, finished) = destroy_step(VmHandle(at.arg(1)));
+    at.set(4, u64::from(finished));
+    reply
+}
+
+/// One step of a VM's end: first its vCPUs, whose run pages go back to the host, then its memory.
+pub fn destroy_step(handle: VmHandle) -> (Reply, bool) {
+    let lives = mm().vms().iter().any(|vm| vm.handle() == Some(handle));
+    let Some(cpus) = vm::cpus(handle.slot()).filter(|_| lives) else {
+        return (Reply::refused(Status::Invalid), false);
+    };
+    let gone = cpus.dismantle(handle, |vcpu| mm().hyp_unpin(vcpu.run_page).is_ok());
+    if !gone {
+        let used = Reply { mask: reply::VM_IN_USE, ..Reply::refused(Status::Retry) };
+        return (used, false);
+    }
+    let step = mm().vm_destroy(handle);
+    (step.reply, step.finished)
+}

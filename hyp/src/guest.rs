@@ -1,0 +1,127 @@
+//! What a guest comes back to EL2 for.
+//!
+//! Calls are answered in [`call`], mostly without a switch of worlds; everything else comes through [`sync`], with all of the
+//! guest's general registers in its context and its other registers still in the CPU.
+#![allow(unsafe_code)] // The way back from the vectors to the context.
+
+use tenure_abi::{RunPage, exit, smccc};
+use tenure_arch::esr::{Class, Esr};
+use tenure_arch::{inject, sysreg};
+
+use crate::percpu;
+use crate::vcpu::context::{Context, Fault};
+use crate::vcpu::world::World;
+
+mod abort;
+mod call;
+mod convert;
+pub mod mmio;
+mod psci;
+mod registers;
+
+/// What follows an exit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Next {
+    /// The guest goes on.
+    Resume,
+    /// The host is told this.
+    Leave(RunPage),
+}
+
+/// An exit with nothing but its reason.
+pub fn plain(reason: u64) -> RunPage {
+    RunPage { reason, ..RunPage::default() }
+}
+
+/// Called by the vectors for a call of the guest, with `x19`–`x29` still in the CPU and its PC and PSTATE in `ELR_EL2` and
+/// `SPSR_EL2`. 0: it is answered. 1: the exit stands in the context.
+#[unsafe(no_mangle)]
+extern "C" fn tenure_guest_call(context: *mut Context) -> u64 {
+    // SAFETY: the pointer that `switch::enter` was given, and `run` keeps no reference during that call.
+    let context = unsafe { &mut *context };
+    match call::dispatch(context) {
+        Next::Resume => 0,
+        Next::Leave(exit) => {
+            context.exit = exit;
+            1
+        }
+    }
+}
+
+/// A synchronous exception other than a call.
+pub fn sync(context: &mut Context, world: &World) -> Next {
+    let esr = Esr(sysreg::esr_el2());
+    match esr.class() {
+        Class::DataAbortLower | Class::InstAbortLower => abort::handle(context, esr),
+        Class::FpAccess => {
+            world.give_fp(context);
+            Next::Resume
+        }
+        Class::SysReg => registers::handle(context, world, esr),
+        Class::WaitFor => {
+            step(context);
+            // TI (DDI 0487 D24.2.40): 0 is WFI; WFE is not trapped.
+            if esr.iss() & 3 == 0 { Next::Leave(plain(exit::WFI)) } else { Next::Resume }
+        }
+        Class::Smc => {
+            // The guest's conduit is HVC; nothing is offered on this one.
+            context.frame.x[0] = smccc::NOT_SUPPORTED;
+            step(context);
+            Next::Resume
+        }
+        _ => undefined(context),
+    }
+}
+
+/// Goes past the instruction that trapped.
+fn step(context: &mut Context) {
+    context.frame.pc = context.frame.pc.wrapping_add(4);
+}
+
+/// The state of EL1, of a world that is loaded.
+fn el1(context: &Context) -> inject::El1Context {
+    let live = inject::context(percpu::this().features());
+    inject::El1Context { elr: context.frame.pc, spsr: context.frame.pstate, ..live }
+}
+
+fn enter(context: &mut Context, entry: &inject::Entry) -> Next {
+    inject::apply(entry);
+    context.frame.pc = entry.pc;
+    context.frame.pstate = entry.pstate;
+    Next::Resume
+}
+
+/// What the guest did is undefined for it.
+fn undefined(context: &mut Context) -> Next {
+    let entry = inject::undefined(&el1(context), percpu::this().features());
+    enter(context, &entry)
+}
+
+/// The guest's access ends in an external abort.
+fn external_abort(context: &mut Context, esr: Esr) -> Next {
+    let entry = inject::external_abort(&el1(context), percpu::this().features(), esr);
+    enter(context, &entry)
+}
+
+/// As [`external_abort`] for a vCPU that is not loaded, about the access of its last exit. False if that was no access.
+pub fn inject_saved(context: &mut Context) -> bool {
+    let Some(Fault { esr, far }) = context.fault.take() else { return false };
+    let at = inject::El1Context {
+        elr: context.frame.pc,
+        spsr: context.frame.pstate,
+        far,
+        vbar: context.el1.vbar_el1,
+        sctlr: context.el1.sctlr_el1,
+        // FEAT_GCS is hidden from guests.
+        gcscr: 0,
+    };
+    let entry = inject::external_abort(&at, percpu::this().features(), Esr(esr));
+    context.el1.elr_el1 = entry.elr_el1;
+    context.el1.spsr_el1 = entry.spsr_el1;
+    context.el1.esr_el1 = entry.esr_el1;
+    context.el1.far_el1 = far;
+    context.frame.pc = entry.pc;
+    context.frame.pstate = entry.pstate;
+    context.after = crate::vcpu::context::After::Nothing;
+    true
+}
