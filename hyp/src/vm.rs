@@ -56,11 +56,6 @@ impl Cpus {
         self.vcpus.get(usize::try_from(index).ok()?)
     }
 
-    /// All places.
-    pub fn all(&self) -> &[VcpuSlot] {
-        &self.vcpus
-    }
-
     /// Runs `make` for the empty place of a new vCPU while the VM cannot be taken apart. The caller holds the `VmRef`.
     ///
     /// # Errors

@@ -172,10 +172,3 @@ tenure_el2_failed:
     bl      tenure_el2_crash
 1:  wfe
     b       1b
-
-// The world switch defines these when it lands; until then no vCPU is ever loaded, and an exit of one is a failure.
-tenure_guest_exit_sync:
-tenure_guest_exit_irq:
-tenure_guest_exit_fiq:
-tenure_guest_exit_serror:
-    b       tenure_host_unexpected
