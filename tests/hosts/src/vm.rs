@@ -104,7 +104,10 @@ impl Vm {
         check!(memory::place(pfn, GUEST, IMAGE_PAGES), "the host cannot write the shared image");
         let reply = calls::host_unmap(pfn, IMAGE_PAGES);
         check!(reply.is_success(), "HOST_UNMAP of the image: {reply}");
-        let reply = calls::convert(self.handle, RAM_GFN, IMAGE_PAGES, status::PRIVATE);
+        // Each page is measured, so one call does less than all.
+        let handle = self.handle;
+        let step = |at, rest| calls::convert(handle, RAM_GFN + at, rest, status::PRIVATE);
+        let reply = calls::all(IMAGE_PAGES, step, || false);
         check_eq!(reply, Reply::done(IMAGE_PAGES), "CONVERT of the image");
         let reply = calls::vcpu_create(self.handle, 0, self.run_pfn);
         check!(reply.is_success(), "VCPU_CREATE: {reply}");

@@ -105,7 +105,7 @@ fn the_handle_is_never_valid_again(host: &mut Host) -> TestResult {
         let handle = regs.x(4);
         check!(handle != 0 && !seen.contains(&handle), "the handle {handle:#x} came again");
         seen.push(handle);
-        check!(calls::vm_destroy(handle).0.is_success());
+        vm::destroy(handle)?;
         check_eq!(calls::vm_activate(handle).status, Status::Invalid, "a stale handle");
     }
     let _ = host;

@@ -63,8 +63,7 @@ fn as_many_vms_as_promised(_: &mut Host) -> TestResult {
         handles.push(regs.x(4));
     };
     for handle in &handles {
-        let (reply, _) = calls::vm_destroy(*handle);
-        check!(reply.is_success(), "VM_DESTROY: {reply}");
+        vm::destroy(*handle)?;
     }
     check_eq!(handles.len() as u64, promised);
     check!(matches!(last.status, Status::Busy | Status::NoMemory | Status::Denied), "one more: {last}");
@@ -77,8 +76,7 @@ fn activation_needs_a_pool(_: &mut Host) -> TestResult {
     check!(reply.is_success());
     let handle = regs.x(4);
     let activated = calls::vm_activate(handle);
-    let (reply, _) = calls::vm_destroy(handle);
-    check!(reply.is_success());
+    vm::destroy(handle)?;
     check_eq!(activated.status, Status::NoMemory);
     Ok(())
 }
@@ -103,8 +101,7 @@ fn pool_can_be_drained_and_is_scrubbed(host: &mut Host) -> TestResult {
         check!((pfn..pfn + 8).contains(&regs.x(4 + index)), "frame {:#x}", regs.x(4 + index));
         vm::came_back(regs.x(4 + index))?;
     }
-    let (reply, _) = calls::vm_destroy(handle);
-    check!(reply.is_success());
+    vm::destroy(handle)?;
     for frame in pfn..pfn + 8 {
         vm::came_back(frame)?;
     }
