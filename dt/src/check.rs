@@ -10,12 +10,12 @@ pub const HEADER: usize = 40;
 /// Deepest nesting that is accepted; boards have 6 or 7.
 pub const MAX_DEPTH: usize = 16;
 
-const MAGIC: u32 = 0xd00d_feed;
-const BEGIN_NODE: u32 = 1;
-const END_NODE: u32 = 2;
-const PROP: u32 = 3;
-const NOP: u32 = 4;
-const END: u32 = 9;
+pub(crate) const MAGIC: u32 = 0xd00d_feed;
+pub(crate) const BEGIN_NODE: u32 = 1;
+pub(crate) const END_NODE: u32 = 2;
+pub(crate) const PROP: u32 = 3;
+pub(crate) const NOP: u32 = 4;
+pub(crate) const END: u32 = 9;
 
 /// What is wrong with a tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +57,7 @@ pub struct Layout {
 }
 
 /// Reads a big-endian word at `at`, `None` outside.
-fn word(data: &[u8], at: usize) -> Option<u32> {
+pub(crate) fn word(data: &[u8], at: usize) -> Option<u32> {
     let bytes = data.get(at..at.checked_add(4)?)?;
     Some(u32::from_be_bytes(bytes.try_into().ok()?))
 }
@@ -323,7 +323,12 @@ mod tests {
             if let Ok(tree) = normalise(&mut tree)
                 && let Ok(platform) = crate::read::read(tree)
             {
-                let _ = crate::edit::host_tree(tree, &platform, &crate::edit::HostView::default());
+                let mut out = std::vec![0; tree.len() + crate::edit::GROWTH];
+                let view = crate::edit::HostView::default();
+                if let Ok(len) = crate::edit::host_tree(tree, &platform, &view, &mut out) {
+                    // What is written is well-formed in any case.
+                    prop_assert!(check(&out[..len]).is_ok());
+                }
             }
         }
     }

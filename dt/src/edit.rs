@@ -1,16 +1,19 @@
 //! The tree that the host gets: the board's, minus what is Tenure's, plus what Tenure offers.
+//!
+//! One pass: the board's tokens are copied; at a node that matters some properties are left out and ours put in, and
+//! what the board lacks is added at the end of the root.
 
-use alloc::format;
-use alloc::string::String;
-use alloc::vec::Vec;
-use dtoolkit::fdt::Fdt;
-use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
-use dtoolkit::{Node, Property, ToPropertyValue};
+use arrayvec::ArrayVec;
 
+use crate::check::{MAX_DEPTH, word};
 use crate::platform::{Conduit, Platform, Region};
+use crate::tokens::{Token, Tokens, reservations};
+use crate::write::{Full, Writer};
 
 /// `compatible` of the node that the driver binds to.
-pub const HYPERVISOR: &str = "tenure,hypervisor-1";
+pub const HYPERVISOR: &[u8] = b"tenure,hypervisor-1\0";
+/// Bytes that the host's tree can be longer than the board's.
+pub const GROWTH: usize = 4096;
 
 /// What Tenure decided, for the host to find in its tree.
 #[derive(Clone, Debug, Default)]
@@ -30,168 +33,295 @@ pub enum CannotEdit {
     Parser,
     /// A cell count in which an address of ours cannot be written.
     Cells,
+    /// The buffer is too small.
+    Room,
 }
 
-/// Builds the host's tree, as a blob.
-pub fn host_tree(tree: &[u8], platform: &Platform<'_>, view: &HostView<'_>) -> Result<Vec<u8>, CannotEdit> {
-    let fdt = Fdt::new(tree).map_err(|_| CannotEdit::Parser)?;
-    let mut tree = DeviceTree::from_fdt(&fdt);
-    reserve(&mut tree.root, view.hidden)?;
-    offer_psci(&mut tree.root, platform.psci.unwrap_or(Conduit::Hvc));
-    physical_timer_only(&mut tree.root);
-    choose(&mut tree.root, platform, view);
-    let mut node = DeviceTreeNode::new_unchecked("hypervisor");
-    set(&mut node, "compatible", HYPERVISOR);
-    if let Some(interrupt) = view.interrupt {
-        set(&mut node, "interrupts", interrupt);
-    }
-    tree.root.add_child(node);
-    Ok(tree.to_dtb())
-}
-
-/// Sets a property, whether it was there or not.
-fn set<T: ToPropertyValue>(node: &mut DeviceTreeNode, name: &str, value: T) {
-    match node.property_mut(name) {
-        Some(p) => p.set_value(value),
-        None => node.add_property(DeviceTreeProperty::new_unchecked(name, value)),
+impl From<Full> for CannotEdit {
+    fn from(_: Full) -> Self {
+        Self::Room
     }
 }
 
-/// A child of the root by its name, made when it is not there, for `change`.
-fn with_child<R>(node: &mut DeviceTreeNode, name: &str, change: impl FnOnce(&mut DeviceTreeNode) -> R) -> R {
-    change(node.add_child_mut(DeviceTreeNode::new_unchecked(name)))
+/// Nodes that are changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Root,
+    Psci,
+    Cpus,
+    Cpu,
+    Timer,
+    Chosen,
+    Reserved,
+    Other,
 }
 
-fn cells(node: &DeviceTreeNode, name: &str, default: u32) -> u32 {
-    let value = node.property(name).and_then(|p| <[u8; 4]>::try_from(p.value()).ok());
-    value.map_or(default, u32::from_be_bytes)
-}
-
-/// Appends `value` in `cells` cells; fails where it does not fit.
-fn push_cells(out: &mut Vec<u32>, value: u64, cells: u32) -> Result<(), CannotEdit> {
-    let (high, low) = ((value >> 32) as u32, value as u32);
-    match cells {
-        1 if high == 0 => out.push(low),
-        2 => out.extend([high, low]),
-        _ => return Err(CannotEdit::Cells),
+impl Kind {
+    /// What the node at the head of `tokens` is; its name is `name`, its parent `parent`.
+    fn of(parent: Option<Self>, name: &[u8], tokens: &Tokens<'_>) -> Self {
+        let lists = |texts: [&[u8]; 2]| {
+            tokens.peek_prop(b"compatible").is_some_and(|v| v.split(|&b| b == 0).any(|c| texts.contains(&c)))
+        };
+        match (parent, name) {
+            (None, _) => Self::Root,
+            (_, b"psci") => Self::Psci,
+            (Some(Self::Root), b"cpus") => Self::Cpus,
+            (Some(Self::Root), b"chosen") => Self::Chosen,
+            (Some(Self::Root), b"reserved-memory") => Self::Reserved,
+            (Some(Self::Cpus), _) if tokens.peek_prop(b"device_type") == Some(b"cpu\0") => Self::Cpu,
+            (Some(Self::Root), _) if lists([b"arm,armv8-timer", b"arm,armv7-timer"]) => Self::Timer,
+            _ => Self::Other,
+        }
     }
-    Ok(())
+
+    /// Properties of the board's that are left out: ours stand in their place, or nothing does.
+    fn drops(self, name: &[u8]) -> bool {
+        if self == Self::Reserved {
+            return true;
+        }
+        let names: &[&[u8]] = match self {
+            Self::Psci => &[b"compatible", b"method"],
+            Self::Cpus => &[b"enable-method"],
+            Self::Cpu => &[b"enable-method", b"cpu-release-addr"],
+            Self::Timer => &[b"interrupts", b"interrupt-names"],
+            Self::Chosen => &[b"bootargs", b"linux,initrd-start", b"linux,initrd-end"],
+            Self::Root | Self::Reserved | Self::Other => &[],
+        };
+        names.contains(&name)
+    }
 }
 
-/// `/reserved-memory/tenure@…` with `no-map` for each hidden region (DTSpec 3.5).
-fn reserve(root: &mut DeviceTreeNode, hidden: &[Region]) -> Result<(), CannotEdit> {
-    let (address, size) = (cells(root, "#address-cells", 2), cells(root, "#size-cells", 1));
-    with_child(root, "reserved-memory", |node| reserve_in(node, hidden, address, size))
-}
-
-/// As [`reserve`]; the cell counts are the root's, used where the node has none.
-fn reserve_in(
-    node: &mut DeviceTreeNode,
-    hidden: &[Region],
+/// Cell counts of the root and of `/reserved-memory`.
+#[derive(Clone, Copy, Debug)]
+struct Cells {
     address: u32,
     size: u32,
-) -> Result<(), CannotEdit> {
-    if node.property("#address-cells").is_none() || node.property("#size-cells").is_none() {
-        set(node, "#address-cells", address);
-        set(node, "#size-cells", size);
-    }
-    if node.property("ranges").is_none() {
-        set(node, "ranges", &[][..] as &[u8]);
-    }
-    let (address, size) = (cells(node, "#address-cells", 2), cells(node, "#size-cells", 1));
-    for region in hidden {
-        let mut reg = Vec::new();
-        push_cells(&mut reg, region.base, address)?;
-        push_cells(&mut reg, region.size, size)?;
-        let mut own = DeviceTreeNode::new_unchecked(format!("tenure@{:x}", region.base));
-        set(&mut own, "reg", &reg[..]);
-        set(&mut own, "no-map", &[][..] as &[u8]);
-        node.add_child(own);
-    }
-    Ok(())
 }
 
-/// PSCI for every CPU, by the conduit that the board had, or by HVC.
-fn offer_psci(root: &mut DeviceTreeNode, conduit: Conduit) {
-    with_child(root, "psci", |psci| {
-        set(psci, "compatible", &b"arm,psci-1.0\0arm,psci-0.2\0"[..]);
-        set(psci, "method", if conduit == Conduit::Smc { "smc" } else { "hvc" });
-    });
-    let Some(cpus) = root.child_mut("cpus") else { return };
-    cpus.remove_property("enable-method");
-    for cpu in cpus.children_mut() {
-        if cpu.property("device_type").is_some_and(|p| p.value() == b"cpu\0") {
-            cpu.remove_property("cpu-release-addr");
-            set(cpu, "enable-method", "psci");
+impl Cells {
+    /// Those of the node at the head of `tokens`, or `default`.
+    fn of(tokens: &Tokens<'_>, default: Self) -> Self {
+        let count = |name: &[u8], default| tokens.peek_prop(name).and_then(|v| word(v, 0)).unwrap_or(default);
+        Self { address: count(b"#address-cells", default.address), size: count(b"#size-cells", default.size) }
+    }
+}
+
+/// The editor in the middle of its pass.
+struct Edit<'x, 'o, 's> {
+    w: Writer<'o, 's>,
+    platform: &'x Platform<'x>,
+    view: &'x HostView<'x>,
+    root: Cells,
+    seen: ArrayVec<Kind, 3>,
+}
+
+/// Writes the host's tree into `out`; gives its size. `out` should be [`GROWTH`] bytes longer than `tree` is in use.
+pub fn host_tree(
+    tree: &[u8],
+    platform: &Platform<'_>,
+    view: &HostView<'_>,
+    out: &mut [u8],
+) -> Result<usize, CannotEdit> {
+    let mut tokens = Tokens::new(tree).ok_or(CannotEdit::Parser)?;
+    let w = Writer::new(out, tokens.strings, reservations(tree))?;
+    let root = Cells { address: 2, size: 1 };
+    let mut edit = Edit { w, platform, view, root, seen: ArrayVec::new() };
+    let mut above: ArrayVec<Kind, MAX_DEPTH> = ArrayVec::new();
+    while let Some(token) = tokens.next() {
+        match token {
+            Token::Begin(name) => {
+                let parent = above.last().copied();
+                let kind = Kind::of(parent, name, &tokens);
+                if is_dropped(parent, name, &tokens) {
+                    skip(&mut tokens);
+                    continue;
+                }
+                edit.w.begin(name)?;
+                edit.open(kind, &tokens)?;
+                above.try_push(kind).map_err(|_| CannotEdit::Parser)?;
+            }
+            Token::Prop(name_at, name, value) => {
+                if !above.last().is_some_and(|kind| kind.drops(name)) {
+                    edit.w.copied(name_at, value)?;
+                }
+            }
+            Token::End => {
+                if above.pop() == Some(Kind::Root) {
+                    edit.close_root()?;
+                }
+                edit.w.end()?;
+            }
+        }
+    }
+    Ok(edit.w.finish(word(tree, 28).unwrap_or(0))?)
+}
+
+/// A node that the host does not get: a module that is used up, or a `/hypervisor` that is not ours.
+fn is_dropped(parent: Option<Kind>, name: &[u8], tokens: &Tokens<'_>) -> bool {
+    match parent {
+        Some(Kind::Chosen) => tokens.peek_prop(b"compatible").is_some_and(|v| v.starts_with(b"multiboot,")),
+        Some(Kind::Root) => name == b"hypervisor",
+        _ => false,
+    }
+}
+
+/// Moves behind the end of the node whose begin was the last token.
+fn skip(tokens: &mut Tokens<'_>) {
+    let mut depth = 1;
+    while depth > 0 {
+        match tokens.next() {
+            Some(Token::Begin(_)) => depth += 1,
+            Some(Token::End) => depth -= 1,
+            Some(Token::Prop(..)) => {}
+            None => return,
         }
     }
 }
 
-/// The timer node with the physical timer's interrupt only, so that the host leaves the virtual one to guests.
-fn physical_timer_only(root: &mut DeviceTreeNode) {
-    for node in root.children_mut() {
-        let is_timer = node.property("compatible").is_some_and(|p| {
-            p.value().split(|&b| b == 0).any(|c| c == b"arm,armv8-timer" || c == b"arm,armv7-timer")
-        });
-        if !is_timer {
-            continue;
+impl Edit<'_, '_, '_> {
+    /// Writes our properties of a node that has just begun.
+    fn open(&mut self, kind: Kind, tokens: &Tokens<'_>) -> Result<(), CannotEdit> {
+        match kind {
+            Kind::Root => self.root = Cells::of(tokens, self.root),
+            Kind::Psci => self.psci()?,
+            Kind::Cpu => self.w.property("enable-method", &[b"psci\0"])?,
+            Kind::Timer => self.physical_timer_only(tokens)?,
+            Kind::Chosen => self.choose()?,
+            Kind::Reserved => self.reserve(Cells::of(tokens, self.root))?,
+            Kind::Cpus | Kind::Other => {}
         }
-        let Some(phys) = physical_interrupt(node) else { continue };
-        set(node, "interrupts", &phys[..]);
-        set(node, "interrupt-names", "phys");
+        if matches!(kind, Kind::Psci | Kind::Chosen | Kind::Reserved) && !self.seen.contains(&kind) {
+            self.seen.push(kind);
+        }
+        Ok(())
+    }
+
+    /// PSCI by the conduit that the board had, or by HVC.
+    fn psci(&mut self) -> Result<(), Full> {
+        self.w.property("compatible", &[b"arm,psci-1.0\0arm,psci-0.2\0"])?;
+        let by_smc = self.platform.psci == Some(Conduit::Smc);
+        self.w.property("method", &[if by_smc { b"smc\0" } else { b"hvc\0" }])
+    }
+
+    /// The physical timer's interrupt only, so that the host leaves the virtual one to guests.
+    fn physical_timer_only(&mut self, tokens: &Tokens<'_>) -> Result<(), Full> {
+        match physical_interrupt(tokens) {
+            Some(phys) => {
+                self.w.property("interrupts", &[phys])?;
+                self.w.property("interrupt-names", &[b"phys\0"])
+            }
+            // A node in a form that is not known is passed on without its interrupts: no timer is better than ours.
+            None => Ok(()),
+        }
+    }
+
+    /// `/chosen`: the kernel's own arguments and RAM disk.
+    fn choose(&mut self) -> Result<(), Full> {
+        if let Some(args) = self.platform.bootargs {
+            self.w.property("bootargs", &[args.as_bytes(), b"\0"])?;
+        }
+        if let Some(disk) = self.view.ramdisk {
+            self.w.property("linux,initrd-start", &[&disk.base.to_be_bytes()])?;
+            self.w.property("linux,initrd-end", &[&disk.end().to_be_bytes()])?;
+        }
+        Ok(())
+    }
+
+    /// The head of `/reserved-memory`, and one node with `no-map` for each hidden region (DTSpec 3.5). They are nodes,
+    /// so they must come after the properties: what the board's node has beyond these three (`phandle`) is not needed.
+    fn reserve(&mut self, cells: Cells) -> Result<(), CannotEdit> {
+        self.w.property("#address-cells", &[&cells.address.to_be_bytes()])?;
+        self.w.property("#size-cells", &[&cells.size.to_be_bytes()])?;
+        self.w.property("ranges", &[])?;
+        for region in self.view.hidden {
+            self.w.begin(unit_name(region.base).as_bytes())?;
+            let base = in_cells(region.base, cells.address)?;
+            let size = in_cells(region.size, cells.size)?;
+            self.w.property("reg", &[&base, &size])?;
+            self.w.property("no-map", &[])?;
+            self.w.end()?;
+        }
+        Ok(())
+    }
+
+    /// What the board lacks, and the hypervisor's own node.
+    fn close_root(&mut self) -> Result<(), CannotEdit> {
+        if !self.seen.contains(&Kind::Psci) {
+            self.w.begin(b"psci")?;
+            self.psci()?;
+            self.w.end()?;
+        }
+        if !self.seen.contains(&Kind::Chosen) {
+            self.w.begin(b"chosen")?;
+            self.choose()?;
+            self.w.end()?;
+        }
+        if !self.seen.contains(&Kind::Reserved) {
+            self.w.begin(b"reserved-memory")?;
+            self.reserve(self.root)?;
+            self.w.end()?;
+        }
+        self.w.begin(b"hypervisor")?;
+        self.w.property("compatible", &[HYPERVISOR])?;
+        if let Some(cells) = self.view.interrupt {
+            let [a, b, c] = cells.map(u32::to_be_bytes);
+            self.w.property("interrupts", &[&a, &b, &c])?;
+        }
+        Ok(self.w.end()?)
     }
 }
 
 /// The specifier of the non-secure physical timer's interrupt: by name, or the second of four or five.
-fn physical_interrupt(node: &DeviceTreeNode) -> Option<Vec<u8>> {
-    let all = node.property("interrupts")?.value().to_vec();
-    let (index, count) = match node.property("interrupt-names") {
+fn physical_interrupt<'a>(tokens: &Tokens<'a>) -> Option<&'a [u8]> {
+    let all = tokens.peek_prop(b"interrupts")?;
+    let (index, count) = match tokens.peek_prop(b"interrupt-names") {
         Some(names) => {
-            let names: Vec<&[u8]> = names.value().split(|&b| b == 0).filter(|n| !n.is_empty()).collect();
-            (names.iter().position(|&n| n == b"phys")?, names.len())
+            let each = || names.split(|&b| b == 0).filter(|n| !n.is_empty());
+            (each().position(|n| n == b"phys")?, each().count())
         }
-        None if all.len().is_multiple_of(5) && !all.len().is_multiple_of(4 * 4) => (1, 5),
+        // Five of two, three or four cells each; else four.
+        None if all.len().is_multiple_of(20) && !all.len().is_multiple_of(16) => (1, 5),
         None => (1, 4),
     };
     let len = all.len().checked_div(count)?;
-    all.get(index * len..(index + 1) * len).map(<[u8]>::to_vec).filter(|v| !v.is_empty())
+    all.get(index * len..(index + 1) * len).filter(|v| !v.is_empty() && v.len().is_multiple_of(4))
 }
 
-/// `/chosen`: the kernel's own arguments and RAM disk; the modules are used up.
-fn choose(root: &mut DeviceTreeNode, platform: &Platform<'_>, view: &HostView<'_>) {
-    with_child(root, "chosen", |chosen| choose_in(chosen, platform, view));
+/// A number in this many cells.
+fn in_cells(value: u64, cells: u32) -> Result<ArrayVec<u8, 8>, CannotEdit> {
+    let bytes = value.to_be_bytes();
+    match cells {
+        2 => Ok(ArrayVec::from(bytes)),
+        1 if value >> 32 == 0 => bytes[4..].try_into().map_err(|_| CannotEdit::Cells),
+        _ => Err(CannotEdit::Cells),
+    }
 }
 
-fn choose_in(chosen: &mut DeviceTreeNode, platform: &Platform<'_>, view: &HostView<'_>) {
-    let modules: Vec<String> = chosen
-        .children()
-        .filter(|n| n.property("compatible").is_some_and(|p| p.value().starts_with(b"multiboot,")))
-        .map(|n| String::from(n.name()))
-        .collect();
-    for name in modules {
-        chosen.remove_child(&name);
-    }
-    if let Some(args) = platform.bootargs {
-        set(chosen, "bootargs", args);
-    }
-    if let Some(disk) = view.ramdisk {
-        set(chosen, "linux,initrd-start", disk.base);
-        set(chosen, "linux,initrd-end", disk.end());
-    }
+/// `tenure@<address in hexadecimal>`.
+fn unit_name(address: u64) -> arrayvec::ArrayString<24> {
+    let mut name = arrayvec::ArrayString::new();
+    // Seven characters and at most 16 digits fit.
+    let _ = core::fmt::Write::write_fmt(&mut name, format_args!("tenure@{address:x}"));
+    name
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::sample;
+    use std::{vec, vec::Vec};
 
     const OWN: Region = Region { base: 0x4020_0000, size: 0x40_0000 };
 
     fn edited(tree: &[u8]) -> Vec<u8> {
         let platform = crate::read::read(tree).unwrap();
         let view = HostView { hidden: &[OWN], ramdisk: platform.ramdisk, interrupt: None };
-        let out = host_tree(tree, &platform, &view).unwrap();
+        let mut out = vec![0xaa; tree.len() + GROWTH];
+        let len = host_tree(tree, &platform, &view, &mut out).unwrap();
+        out.truncate(len);
         crate::check(&out).unwrap();
+        // A second opinion on the format.
+        dtoolkit::fdt::Fdt::new(&out).unwrap();
         out
     }
 
@@ -201,10 +331,14 @@ mod tests {
 
     #[test]
     fn own_memory_is_reserved_and_not_mapped() {
-        let out = edited(&sample::virt());
-        let p = crate::read::read(&out).unwrap();
-        assert!(p.reserved.iter().any(|r| r.region == OWN && r.no_map));
-        assert_eq!(p.ram[0].size, 0x4000_0000);
+        for tree in [sample::virt(), sample::raspi()] {
+            let before = crate::read::read(&tree).unwrap();
+            let out = edited(&tree);
+            let p = crate::read::read(&out).unwrap();
+            assert!(p.reserved.iter().any(|r| r.region == OWN && r.no_map));
+            assert_eq!(p.reserved.len(), before.reserved.len() + 1);
+            assert_eq!(p.ram, before.ram);
+        }
     }
 
     #[test]
@@ -223,6 +357,8 @@ mod tests {
         let out = edited(&sample::virt());
         assert_eq!(value(&out, "/timer", "interrupts").unwrap(), [0, 0, 0, 1, 0, 0, 0, 14, 0, 0, 1, 4]);
         assert_eq!(value(&out, "/timer", "interrupt-names").unwrap(), b"phys\0");
+        // Once more: by its name now.
+        assert_eq!(value(&edited(&out), "/timer", "interrupts"), value(&out, "/timer", "interrupts"));
     }
 
     #[test]
@@ -232,10 +368,33 @@ mod tests {
         let p = crate::read::read(&out).unwrap();
         assert_eq!(p.cpus[1].release, None);
         assert_eq!(value(&out, "/cpus/cpu@1", "enable-method").unwrap(), b"psci\0");
+        assert_eq!(value(&out, "/cpus", "enable-method"), None);
     }
 
     #[test]
     fn a_board_with_psci_keeps_its_conduit() {
         assert_eq!(value(&edited(&sample::virt()), "/psci", "method").unwrap(), b"smc\0");
+    }
+
+    #[test]
+    fn all_else_is_copied() {
+        let out = edited(&sample::raspi());
+        let path = "/soc/interrupt-controller@40041000";
+        assert_eq!(value(&out, path, "reg"), value(&sample::raspi(), path, "reg"));
+        assert_eq!(value(&out, "/aliases", "serial0"), value(&sample::raspi(), "/aliases", "serial0"));
+    }
+
+    #[test]
+    fn a_buffer_that_is_too_small_is_an_error() {
+        let tree = sample::virt();
+        let platform = crate::read::read(&tree).unwrap();
+        let view = HostView { hidden: &[OWN], ..HostView::default() };
+        for len in [0, 30, 60, 500, tree.len() / 2] {
+            assert_eq!(
+                host_tree(&tree, &platform, &view, &mut vec![0; len]),
+                Err(CannotEdit::Room),
+                "{len} bytes"
+            );
+        }
     }
 }

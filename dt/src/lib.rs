@@ -6,13 +6,12 @@
 //! 1. [`check`]: a small validator of our own refuses whatever would make the parsers below it panic, and takes NOPs
 //!    out (one of them misreads those);
 //! 2. [`read`]: the `fdt` crate walks the checked tree once, into [`Platform`];
-//! 3. [`edit`]: `dtoolkit` builds the tree that the host gets.
+//! 3. [`edit`]: a pass over the tokens writes the tree that the host gets.
 //!
 //! Source: Devicetree Specification 0.4 (`DTSpec` below).
 #![no_std]
 #![forbid(unsafe_code)]
 
-extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
@@ -23,6 +22,8 @@ pub mod platform;
 pub mod read;
 #[cfg(test)]
 mod sample;
+pub mod tokens;
+pub mod write;
 
 pub use check::{Malformed, check};
 pub use platform::{Conduit, Cpu, Gic, Platform, Region, Reserved, Uart};

@@ -64,37 +64,53 @@ fn visit<'b, 'a: 'b>(
     Ok(())
 }
 
+/// The two properties that say what a node is.
+#[derive(Clone, Copy, Default)]
+struct Nature<'a> {
+    compatible: &'a [u8],
+    device_type: &'a [u8],
+}
+
+impl<'a> Nature<'a> {
+    /// One look at the node's properties: most nodes are none of ours.
+    fn of(node: FdtNode<'_, 'a>) -> Self {
+        let mut nature = Self::default();
+        for property in node.properties() {
+            match property.name {
+                "compatible" => nature.compatible = property.value,
+                "device_type" => nature.device_type = property.value,
+                _ => {}
+            }
+        }
+        nature
+    }
+
+    fn is(&self, names: &[&str]) -> bool {
+        self.compatible.split(|&b| b == 0).any(|c| names.iter().any(|n| n.as_bytes() == c))
+    }
+}
+
 /// Takes from one node what [`Platform`] wants of it.
 fn node_of_interest<'b, 'a: 'b>(
     p: &mut Platform<'a>,
     node: FdtNode<'b, 'a>,
     path: &[FdtNode<'b, 'a>],
 ) -> Result<(), Unusable> {
-    let parent = path.last().map(|n| n.name).unwrap_or("");
-    if path.len() == 1 && text(node, "device_type") == Some("memory") && is_enabled(node) {
+    let parent = if path.len() == 2 { path.last().map_or("", |n| n.name) } else { "" };
+    let nature = Nature::of(node);
+    if path.len() == 1 && nature.device_type == b"memory\0" && is_enabled(node) {
         for region in registers(node, path) {
             p.ram.try_push(region?).map_err(|_| Unusable::TooMany)?;
         }
-    } else if path.len() == 2 && parent == "reserved-memory" {
+    } else if parent == "reserved-memory" {
         let no_map = node.property("no-map").is_some();
         for region in registers(node, path) {
             p.reserved.try_push(Reserved { region: region?, no_map }).map_err(|_| Unusable::TooMany)?;
         }
-    } else if path.len() == 2 && parent == "cpus" && text(node, "device_type") == Some("cpu") {
+    } else if parent == "cpus" && nature.device_type == b"cpu\0" {
         read_cpu(p, node, path);
-    } else if is_compatible(node, &["arm,psci-1.0", "arm,psci-0.2"]) {
-        p.psci = match text(node, "method") {
-            Some("smc") => Some(Conduit::Smc),
-            Some("hvc") => Some(Conduit::Hvc),
-            _ => None,
-        };
-    } else if is_compatible(node, &["arm,gic-v3"]) {
-        p.gic = Gic::V3;
-    } else if is_compatible(node, &["arm,cortex-a15-gic", "arm,gic-400", "arm,cortex-a7-gic"]) {
-        let mut frames = registers(node, path).skip(2).map(Result::ok);
-        p.gic = Gic::V2 { gich: frames.next().flatten(), gicv: frames.next().flatten() };
-    } else if path.len() == 2 && parent == "chosen" && is_compatible(node, &["multiboot,module"]) {
-        read_module(p, node, path);
+    } else if parent == "chosen" && nature.is(&["multiboot,module"]) {
+        read_module(p, node, path, &nature);
     } else if path.len() == 1 && node.name == "chosen" {
         let edge = |name| node.property(name).and_then(|v| v.as_usize()).map(|v| v as u64);
         if let (Some(start), Some(end)) = (edge("linux,initrd-start"), edge("linux,initrd-end"))
@@ -104,6 +120,17 @@ fn node_of_interest<'b, 'a: 'b>(
             p.ramdisk = Some(Region::between(start, end));
         }
         p.bootargs = p.bootargs.or(text(node, "bootargs"));
+    } else if nature.is(&["arm,psci-1.0", "arm,psci-0.2"]) {
+        p.psci = match text(node, "method") {
+            Some("smc") => Some(Conduit::Smc),
+            Some("hvc") => Some(Conduit::Hvc),
+            _ => None,
+        };
+    } else if nature.is(&["arm,gic-v3"]) {
+        p.gic = Gic::V3;
+    } else if nature.is(&["arm,cortex-a15-gic", "arm,gic-400", "arm,cortex-a7-gic"]) {
+        let mut frames = registers(node, path).skip(2).map(Result::ok);
+        p.gic = Gic::V2 { gich: frames.next().flatten(), gicv: frames.next().flatten() };
     }
     Ok(())
 }
@@ -120,17 +147,22 @@ fn read_cpu<'b, 'a: 'b>(p: &mut Platform<'a>, node: FdtNode<'b, 'a>, path: &[Fdt
 }
 
 /// A multiboot module (Xen's convention): `reg` is in the root's cells, `/chosen` has none of its own.
-fn read_module<'b, 'a: 'b>(p: &mut Platform<'a>, node: FdtNode<'b, 'a>, path: &[FdtNode<'b, 'a>]) {
+fn read_module<'b, 'a: 'b>(
+    p: &mut Platform<'a>,
+    node: FdtNode<'b, 'a>,
+    path: &[FdtNode<'b, 'a>],
+    nature: &Nature<'a>,
+) {
     let Some(root) = path.first() else { return };
     let Some(region) = regions(node, root.cell_sizes().address_cells, root.cell_sizes().size_cells).next()
     else {
         return;
     };
     let Ok(region) = region else { return };
-    if is_compatible(node, &["multiboot,kernel"]) {
+    if nature.is(&["multiboot,kernel"]) {
         p.kernel = Some(region);
         p.bootargs = text(node, "bootargs").or(p.bootargs);
-    } else if is_compatible(node, &["multiboot,ramdisk"]) {
+    } else if nature.is(&["multiboot,ramdisk"]) {
         p.ramdisk = Some(region);
     }
 }
@@ -148,11 +180,6 @@ fn number(bytes: &[u8]) -> Option<u64> {
 fn text<'a>(node: FdtNode<'_, 'a>, name: &str) -> Option<&'a str> {
     let value = node.property(name)?.value;
     core::str::from_utf8(value.split(|&b| b == 0).next()?).ok()
-}
-
-fn is_compatible(node: FdtNode<'_, '_>, names: &[&str]) -> bool {
-    node.property("compatible")
-        .is_some_and(|c| c.value.split(|&b| b == 0).any(|s| names.iter().any(|n| n.as_bytes() == s)))
 }
 
 /// `status` is absent or says that the device works (DTSpec 2.3.4).

@@ -12,7 +12,6 @@ use crate::panic::refuse;
 use crate::{console, host, percpu, psci};
 
 pub mod head;
-pub mod heap;
 pub mod image;
 pub mod kernel;
 pub mod memory;

@@ -8,8 +8,6 @@
 #![no_std]
 #![no_main]
 
-extern crate alloc;
-
 mod boot;
 mod calls;
 mod console;

@@ -90,29 +90,36 @@ pub fn map<T: Tables>(t: &mut T, root: u64, start: u64, end: u64, attr: Attr) ->
     }
     let mut at = start;
     while at < end {
-        at += map_one(t, root, at, end, attr)?;
+        at = map_run(t, root, at, end, attr)?;
     }
     Ok(())
 }
 
-/// Maps one leaf at `at`, and says how many bytes it covers.
-fn map_one<T: Tables>(t: &mut T, root: u64, at: u64, end: u64, attr: Attr) -> Result<u64, MapError> {
+/// Maps one run of equal leaves in one table, from `at` on; gives the address behind it.
+fn map_run<T: Tables>(t: &mut T, root: u64, at: u64, end: u64, attr: Attr) -> Result<u64, MapError> {
     let mut table = root;
     for shift in [30u32, 21, 12] {
         let size = 1u64 << shift;
         let index = ((at >> shift) & 511) as usize;
         let entry = t.read(table, index);
-        let fits = at.is_multiple_of(size) && end - at >= size;
-        let is_table = shift != 12 && entry & (VALID | TABLE_OR_PAGE) == (VALID | TABLE_OR_PAGE);
-        if shift == 12 || (fits && !is_table) {
-            let kind = if shift == 12 { TABLE_OR_PAGE } else { 0 };
-            if entry & VALID != 0 && entry & ADDR != at {
-                return Err(MapError::Overlap);
+        let fits = |at: u64| at.is_multiple_of(size) && end - at >= size;
+        if is_leaf_place(entry, shift) && (shift == 12 || fits(at)) {
+            let mut at = at;
+            for index in index..512 {
+                let entry = t.read(table, index);
+                if !fits(at) || !is_leaf_place(entry, shift) {
+                    break;
+                }
+                if entry & VALID != 0 && entry & ADDR != at {
+                    return Err(MapError::Overlap);
+                }
+                let kind = if shift == 12 { TABLE_OR_PAGE } else { 0 };
+                t.write(table, index, at | attr.bits() | kind);
+                at += size;
             }
-            t.write(table, index, at | attr.bits() | kind);
-            return Ok(size);
+            return Ok(at);
         }
-        if is_table {
+        if !is_leaf_place(entry, shift) {
             table = entry & ADDR;
         } else if entry & VALID != 0 {
             return Err(MapError::Overlap);
@@ -123,6 +130,11 @@ fn map_one<T: Tables>(t: &mut T, root: u64, at: u64, end: u64, attr: Attr) -> Re
         }
     }
     Err(MapError::Invalid)
+}
+
+/// The entry of a table whose entries cover `1 << shift` bytes is no pointer to a next table.
+const fn is_leaf_place(entry: u64, shift: u32) -> bool {
+    shift == 12 || entry & (VALID | TABLE_OR_PAGE) != (VALID | TABLE_OR_PAGE)
 }
 
 /// The leaf that translates `va`, and its size in bytes; `None` where nothing is mapped.

@@ -44,8 +44,6 @@ pub enum NoPlan {
     NotAnImage,
     /// The host's device tree could not be written.
     Tree(tenure_dt::edit::CannotEdit),
-    /// Something still holds memory of the boot heap.
-    Heap,
 }
 
 impl fmt::Display for NoPlan {
@@ -60,7 +58,6 @@ impl fmt::Display for NoPlan {
             }
             Self::NotAnImage => write!(f, "the kernel is not an arm64 Linux Image"),
             Self::Tree(why) => write!(f, "the host's device tree cannot be written: {why:?}"),
-            Self::Heap => write!(f, "the boot heap is still in use"),
         }
     }
 }
