@@ -46,16 +46,6 @@ pub enum Malformed {
     Cells,
 }
 
-/// Where the blocks of a checked tree lie.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Layout {
-    /// Bytes in the tree, by its header.
-    pub total: usize,
-    struct_start: usize,
-    struct_len: usize,
-    nops: bool,
-}
-
 /// Reads a big-endian word at `at`, `None` outside.
 pub(crate) fn word(data: &[u8], at: usize) -> Option<u32> {
     let bytes = data.get(at..at.checked_add(4)?)?;
@@ -84,8 +74,8 @@ fn string_len(data: &[u8], at: usize, end: usize) -> Option<usize> {
     tail[..len].iter().all(|b| (0x20..0x7f).contains(b)).then_some(len)
 }
 
-/// Checks a whole tree. `data` may be longer than the tree.
-pub fn check(data: &[u8]) -> Result<Layout, Malformed> {
+/// Checks a whole tree, and gives it, cut to its size. `data` may be longer than the tree.
+pub fn check(data: &[u8]) -> Result<&[u8], Malformed> {
     let total = claimed_size(data)?;
     let data = data.get(..total).ok_or(Malformed::Truncated)?;
     let (struct_start, strings_start, reserve_start) = (field(data, 2)?, field(data, 3)?, field(data, 4)?);
@@ -98,8 +88,8 @@ pub fn check(data: &[u8]) -> Result<Layout, Malformed> {
     let strings_end = block(total, strings_start, strings_len, 1)?;
     check_reservations(data, reserve_start)?;
     let strings = data.get(strings_start..strings_end).ok_or(Malformed::Block)?;
-    let nops = check_structure(data.get(struct_start..struct_end).ok_or(Malformed::Block)?, strings)?;
-    Ok(Layout { total, struct_start, struct_len, nops })
+    check_structure(data.get(struct_start..struct_end).ok_or(Malformed::Block)?, strings)?;
+    Ok(data)
 }
 
 /// End of a block, if it lies behind the header and inside the tree.
@@ -124,9 +114,9 @@ fn check_reservations(data: &[u8], start: usize) -> Result<(), Malformed> {
     Err(Malformed::Reservations)
 }
 
-/// Walks the tokens of the structure block; says whether a NOP was among them.
-fn check_structure(tokens: &[u8], strings: &[u8]) -> Result<bool, Malformed> {
-    let (mut at, mut depth, mut nops, mut seen_root) = (0usize, 0usize, false, false);
+/// Walks the tokens of the structure block.
+fn check_structure(tokens: &[u8], strings: &[u8]) -> Result<(), Malformed> {
+    let (mut at, mut depth, mut seen_root) = (0usize, 0usize, false);
     // Properties stand before the sub-nodes of their node (DTSpec 5.4.1).
     let mut may_have_props = false;
     loop {
@@ -154,8 +144,8 @@ fn check_structure(tokens: &[u8], strings: &[u8]) -> Result<bool, Malformed> {
                 may_have_props = false;
             }
             PROP if may_have_props => at = check_property(tokens, at, strings)?,
-            NOP => nops = true,
-            END if depth == 0 && seen_root => return Ok(nops),
+            NOP => {}
+            END if depth == 0 && seen_root => return Ok(()),
             _ => return Err(Malformed::Token),
         }
     }
@@ -178,45 +168,6 @@ fn check_property(tokens: &[u8], at: usize, strings: &[u8]) -> Result<usize, Mal
     Ok((at + 8 + len).next_multiple_of(4))
 }
 
-/// Checks a tree and takes the NOPs out of it, in place. Returns the tree, cut to its size.
-pub fn normalise(data: &mut [u8]) -> Result<&[u8], Malformed> {
-    let layout = check(data)?;
-    if layout.nops {
-        drop_nops(data, &layout);
-    }
-    data.get(..layout.total).ok_or(Malformed::Truncated)
-}
-
-/// Moves every token of a checked tree up over the NOPs before it. The freed tail of the block is zero.
-fn drop_nops(data: &mut [u8], layout: &Layout) {
-    let Some(tokens) = data.get_mut(layout.struct_start..layout.struct_start + layout.struct_len) else {
-        return;
-    };
-    let (mut from, mut to) = (0, 0);
-    while let Some(token) = word(tokens, from) {
-        let len = match token {
-            BEGIN_NODE => {
-                let name = string_len(tokens, from + 4, tokens.len()).unwrap_or(0);
-                (4 + name + 1).next_multiple_of(4)
-            }
-            PROP => (12 + word(tokens, from + 4).unwrap_or(0) as usize).next_multiple_of(4),
-            _ => 4,
-        };
-        if token != NOP {
-            let end = (from + len).min(tokens.len());
-            tokens.copy_within(from..end, to);
-            to += len;
-        }
-        from += len;
-        if token == END {
-            break;
-        }
-    }
-    if let Some(rest) = tokens.get_mut(to..from) {
-        rest.fill(0);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -231,7 +182,7 @@ mod tests {
     #[test]
     fn a_good_tree_passes() {
         let tree = sample::virt();
-        assert_eq!(check(&tree).unwrap().total, tree.len());
+        assert_eq!(check(&tree).unwrap().len(), tree.len());
     }
 
     #[test]
@@ -277,8 +228,8 @@ mod tests {
         let strings = b"reg\0#size-cells\0";
         let node = |w: u32| [BEGIN_NODE, w];
         let a = u32::from_be_bytes(*b"a\0\0\0");
-        assert_eq!(check_structure(&with(&[END_NODE, END]), strings), Ok(false));
-        assert_eq!(check_structure(&with(&[NOP, END_NODE, NOP, END]), strings), Ok(true));
+        assert_eq!(check_structure(&with(&[END_NODE, END]), strings), Ok(()));
+        assert_eq!(check_structure(&with(&[NOP, END_NODE, NOP, END]), strings), Ok(()));
         assert_eq!(check_structure(&with(&[END]), strings), Err(Malformed::Token));
         assert_eq!(check_structure(&with(&[END_NODE, END_NODE]), strings), Err(Malformed::Token));
         assert_eq!(check_structure(&with(&[END_NODE, PROP, 0, 0, END]), strings), Err(Malformed::Token));
@@ -300,13 +251,11 @@ mod tests {
     }
 
     #[test]
-    fn nops_are_taken_out_and_the_tree_means_the_same() {
-        let mut tree = sample::virt_with_nops();
-        assert!(check(&tree).unwrap().nops);
-        let out = normalise(&mut tree).unwrap().to_vec();
-        assert!(!check(&out).unwrap().nops);
-        let platform = crate::read::read(&out).unwrap();
-        assert_eq!(platform, crate::read::read(&sample::virt()).unwrap());
+    fn nops_mean_nothing() {
+        let tree = sample::virt_with_nops();
+        assert_ne!(tree.len(), sample::virt().len());
+        let tree = check(&tree).unwrap();
+        assert_eq!(crate::read::read(tree), crate::read::read(&sample::virt()));
     }
 
     proptest! {
@@ -320,7 +269,7 @@ mod tests {
                 let at = at.index(tree.len());
                 tree[at] = value;
             }
-            if let Ok(tree) = normalise(&mut tree)
+            if let Ok(tree) = check(&tree)
                 && let Ok(platform) = crate::read::read(tree)
             {
                 let mut out = std::vec![0; tree.len() + crate::edit::GROWTH];

@@ -3,9 +3,8 @@
 //! A tree comes from firmware that Tenure trusts to mean well, not to be well-formed. Three steps, each pure and tested
 //! on the build machine:
 //!
-//! 1. [`check`]: a small validator of our own refuses whatever would make the parsers below it panic, and takes NOPs
-//!    out (one of them misreads those);
-//! 2. [`read`]: the `fdt` crate walks the checked tree once, into [`Platform`];
+//! 1. [`check`]: a small validator refuses whatever is not well-formed;
+//! 2. [`read`]: one walk over the checked [`tokens`], into [`Platform`];
 //! 3. [`edit`]: a pass over the tokens writes the tree that the host gets.
 //!
 //! Source: Devicetree Specification 0.4 (`DTSpec` below).

@@ -1,16 +1,19 @@
 //! One walk over a checked tree, into [`Platform`].
+//!
+//! Why not the `fdt` crate: it reads each node's descendants again at every level, which made it half of all that EL2
+//! executes in a boot. It serves the tests as a second opinion.
 
 use arrayvec::ArrayVec;
-use fdt::{Fdt, node::FdtNode};
 
 use crate::check::MAX_DEPTH;
 use crate::platform::{Conduit, Cpu, Gic, Platform, Region, Reserved, Uart};
+use crate::tokens::{Token, Tokens, reservations};
 
 /// Why a well-formed tree cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unusable {
-    /// The parser refused what the checker passed.
-    Parser,
+    /// A value that makes no sense: a range that wraps, an address that no bus translates.
+    Value,
     /// No RAM.
     NoMemory,
     /// No CPU.
@@ -19,24 +22,42 @@ pub enum Unusable {
     TooMany,
 }
 
-/// The nodes above the current one, the root first.
-type Path<'b, 'a> = ArrayVec<FdtNode<'b, 'a>, MAX_DEPTH>;
+/// A node: its name, and its properties to look at.
+#[derive(Clone, Debug)]
+struct Node<'a> {
+    name: &'a [u8],
+    properties: Tokens<'a>,
+}
 
-/// What [`visit`] calls: a node, and the nodes above it.
-type Visitor<'f, 'b, 'a> = dyn FnMut(FdtNode<'b, 'a>, &[FdtNode<'b, 'a>]) -> Result<(), Unusable> + 'f;
+/// The nodes from the root to the current one, which is last.
+type Path<'a> = ArrayVec<Node<'a>, MAX_DEPTH>;
 
-/// Reads a tree that [`normalise`](crate::check::normalise) has passed.
+/// Reads a tree that [`check`](crate::check::check) has passed.
 pub fn read(tree: &[u8]) -> Result<Platform<'_>, Unusable> {
-    let fdt = Fdt::new(tree).map_err(|_| Unusable::Parser)?;
-    let root = fdt.find_node("/").ok_or(Unusable::Parser)?;
+    let tokens = Tokens::new(tree).ok_or(Unusable::Value)?;
     let mut p = Platform::default();
-    for r in fdt.memory_reservations() {
-        let region = Region::new(r.address() as u64, r.size() as u64).ok_or(Unusable::Parser)?;
+    for (base, size) in reservations(tree) {
+        let region = Region::new(base, size).ok_or(Unusable::Value)?;
         p.reserved.try_push(Reserved { region, no_map: false }).map_err(|_| Unusable::TooMany)?;
     }
-    let console = console_path(root);
-    visit(root, &mut Path::new(), &mut |node, path| node_of_interest(&mut p, node, path))?;
-    p.console = console.and_then(|path| find_uart(root, path));
+    let console = console_path(&tokens);
+    let mut path = Path::new();
+    let mut walk = tokens;
+    while let Some(token) = walk.next() {
+        match token {
+            Token::Begin(name) => {
+                path.try_push(Node { name, properties: walk.clone() }).map_err(|_| Unusable::TooMany)?;
+                node_of_interest(&mut p, &path)?;
+                if console.is_some_and(|c| is_at(&path, c)) {
+                    p.console = uart(&path);
+                }
+            }
+            Token::End => {
+                path.pop();
+            }
+            Token::Prop(..) => {}
+        }
+    }
     if p.ram.is_empty() {
         return Err(Unusable::NoMemory);
     }
@@ -47,21 +68,31 @@ pub fn read(tree: &[u8]) -> Result<Platform<'_>, Unusable> {
     Ok(p)
 }
 
-/// Calls `f` for every node with the nodes above it.
-fn visit<'b, 'a: 'b>(
-    node: FdtNode<'b, 'a>,
-    path: &mut Path<'b, 'a>,
-    f: &mut Visitor<'_, 'b, 'a>,
-) -> Result<(), Unusable> {
-    f(node, path)?;
-    if path.try_push(node).is_err() {
-        return Ok(());
+impl<'a> Node<'a> {
+    fn property(&self, name: &str) -> Option<&'a [u8]> {
+        self.properties.peek_prop(name.as_bytes())
     }
-    for child in node.children() {
-        visit(child, path, f)?;
+
+    /// A string property, without its NUL.
+    fn text(&self, name: &str) -> Option<&'a str> {
+        core::str::from_utf8(self.property(name)?.split(|&b| b == 0).next()?).ok()
     }
-    path.pop();
-    Ok(())
+
+    /// A number of one or two cells.
+    fn number(&self, name: &str) -> Option<u64> {
+        number(self.property(name)?)
+    }
+
+    /// Bytes of an address and of a size of the node's children (DTSpec 2.3.5).
+    fn cells(&self) -> (usize, usize) {
+        let count = |name, default| self.number(name).map_or(default, |v| v as usize * 4);
+        (count("#address-cells", 8), count("#size-cells", 4))
+    }
+
+    /// `status` is absent or says that the device works (DTSpec 2.3.4).
+    fn is_enabled(&self) -> bool {
+        matches!(self.text("status"), None | Some("okay" | "ok"))
+    }
 }
 
 /// The two properties that say what a node is.
@@ -73,13 +104,14 @@ struct Nature<'a> {
 
 impl<'a> Nature<'a> {
     /// One look at the node's properties: most nodes are none of ours.
-    fn of(node: FdtNode<'_, 'a>) -> Self {
+    fn of(node: &Node<'a>) -> Self {
         let mut nature = Self::default();
-        for property in node.properties() {
-            match property.name {
-                "compatible" => nature.compatible = property.value,
-                "device_type" => nature.device_type = property.value,
-                _ => {}
+        for token in node.properties.clone() {
+            match token {
+                Token::Prop(_, b"compatible", value) => nature.compatible = value,
+                Token::Prop(_, b"device_type", value) => nature.device_type = value,
+                Token::Prop(..) => {}
+                Token::Begin(_) | Token::End => break,
             }
         }
         nature
@@ -90,38 +122,37 @@ impl<'a> Nature<'a> {
     }
 }
 
-/// Takes from one node what [`Platform`] wants of it.
-fn node_of_interest<'b, 'a: 'b>(
-    p: &mut Platform<'a>,
-    node: FdtNode<'b, 'a>,
-    path: &[FdtNode<'b, 'a>],
-) -> Result<(), Unusable> {
-    let parent = if path.len() == 2 { path.last().map_or("", |n| n.name) } else { "" };
+/// Takes from the last node of `path` what [`Platform`] wants of it.
+fn node_of_interest<'a>(p: &mut Platform<'a>, path: &Path<'a>) -> Result<(), Unusable> {
+    let Some(node) = path.last() else { return Ok(()) };
+    let parent = match &path[..] {
+        [_, parent, _] => parent.name,
+        _ => b"",
+    };
     let nature = Nature::of(node);
-    if path.len() == 1 && nature.device_type == b"memory\0" && is_enabled(node) {
-        for region in registers(node, path) {
+    if path.len() == 2 && nature.device_type == b"memory\0" && node.is_enabled() {
+        for region in registers(path) {
             p.ram.try_push(region?).map_err(|_| Unusable::TooMany)?;
         }
-    } else if parent == "reserved-memory" {
+    } else if parent == b"reserved-memory" {
         let no_map = node.property("no-map").is_some();
-        for region in registers(node, path) {
+        for region in registers(path) {
             p.reserved.try_push(Reserved { region: region?, no_map }).map_err(|_| Unusable::TooMany)?;
         }
-    } else if parent == "cpus" && nature.device_type == b"cpu\0" {
+    } else if parent == b"cpus" && nature.device_type == b"cpu\0" {
         read_cpu(p, node, path);
-    } else if parent == "chosen" && nature.is(&["multiboot,module"]) {
+    } else if parent == b"chosen" && nature.is(&["multiboot,module"]) {
         read_module(p, node, path, &nature);
-    } else if path.len() == 1 && node.name == "chosen" {
-        let edge = |name| node.property(name).and_then(|v| v.as_usize()).map(|v| v as u64);
-        if let (Some(start), Some(end)) = (edge("linux,initrd-start"), edge("linux,initrd-end"))
+    } else if path.len() == 2 && node.name == b"chosen" {
+        if let (Some(start), Some(end)) = (node.number("linux,initrd-start"), node.number("linux,initrd-end"))
             && p.ramdisk.is_none()
             && start < end
         {
             p.ramdisk = Some(Region::between(start, end));
         }
-        p.bootargs = p.bootargs.or(text(node, "bootargs"));
+        p.bootargs = p.bootargs.or(node.text("bootargs"));
     } else if nature.is(&["arm,psci-1.0", "arm,psci-0.2"]) {
-        p.psci = match text(node, "method") {
+        p.psci = match node.text("method") {
             Some("smc") => Some(Conduit::Smc),
             Some("hvc") => Some(Conduit::Hvc),
             _ => None,
@@ -129,39 +160,30 @@ fn node_of_interest<'b, 'a: 'b>(
     } else if nature.is(&["arm,gic-v3"]) {
         p.gic = Gic::V3;
     } else if nature.is(&["arm,cortex-a15-gic", "arm,gic-400", "arm,cortex-a7-gic"]) {
-        let mut frames = registers(node, path).skip(2).map(Result::ok);
+        let mut frames = registers(path).skip(2).map(Result::ok);
         p.gic = Gic::V2 { gich: frames.next().flatten(), gicv: frames.next().flatten() };
     }
     Ok(())
 }
 
-fn read_cpu<'b, 'a: 'b>(p: &mut Platform<'a>, node: FdtNode<'b, 'a>, path: &[FdtNode<'b, 'a>]) {
-    let cells = path.last().map_or(2, |cpus| cpus.cell_sizes().address_cells);
-    let Some(mpidr) = node.property("reg").and_then(|r| number(r.value.get(..cells * 4)?)) else { return };
-    if !is_enabled(node) {
+fn read_cpu<'a>(p: &mut Platform<'a>, node: &Node<'a>, path: &Path<'a>) {
+    let cells = path.iter().nth_back(1).map_or(8, |cpus| cpus.cells().0);
+    let Some(mpidr) = node.property("reg").and_then(|r| number(r.get(..cells)?)) else { return };
+    if !node.is_enabled() {
         return;
     }
-    let spins = text(node, "enable-method") == Some("spin-table");
-    let release = node.property("cpu-release-addr").and_then(|v| number(v.value)).filter(|_| spins);
+    let spins = node.text("enable-method") == Some("spin-table");
+    let release = node.number("cpu-release-addr").filter(|_| spins);
     let _more_than_we_manage = p.cpus.try_push(Cpu { mpidr, release });
 }
 
 /// A multiboot module (Xen's convention): `reg` is in the root's cells, `/chosen` has none of its own.
-fn read_module<'b, 'a: 'b>(
-    p: &mut Platform<'a>,
-    node: FdtNode<'b, 'a>,
-    path: &[FdtNode<'b, 'a>],
-    nature: &Nature<'a>,
-) {
+fn read_module<'a>(p: &mut Platform<'a>, node: &Node<'a>, path: &Path<'a>, nature: &Nature<'a>) {
     let Some(root) = path.first() else { return };
-    let Some(region) = regions(node, root.cell_sizes().address_cells, root.cell_sizes().size_cells).next()
-    else {
-        return;
-    };
-    let Ok(region) = region else { return };
+    let Some(Ok(region)) = regions(node, root.cells()).next() else { return };
     if nature.is(&["multiboot,kernel"]) {
         p.kernel = Some(region);
-        p.bootargs = text(node, "bootargs").or(p.bootargs);
+        p.bootargs = node.text("bootargs").or(p.bootargs);
     } else if nature.is(&["multiboot,ramdisk"]) {
         p.ramdisk = Some(region);
     }
@@ -176,89 +198,93 @@ fn number(bytes: &[u8]) -> Option<u64> {
     }
 }
 
-/// A string property, without its NUL.
-fn text<'a>(node: FdtNode<'_, 'a>, name: &str) -> Option<&'a str> {
-    let value = node.property(name)?.value;
-    core::str::from_utf8(value.split(|&b| b == 0).next()?).ok()
-}
-
-/// `status` is absent or says that the device works (DTSpec 2.3.4).
-fn is_enabled(node: FdtNode<'_, '_>) -> bool {
-    matches!(text(node, "status"), None | Some("okay" | "ok"))
-}
-
 /// The entries of `reg`, with these cell counts; an entry that wraps or is too wide for us is an error.
 fn regions<'a>(
-    node: FdtNode<'_, 'a>,
-    address_cells: usize,
-    size_cells: usize,
+    node: &Node<'a>,
+    (address, size): (usize, usize),
 ) -> impl Iterator<Item = Result<Region, Unusable>> + use<'a> {
-    let value = node.property("reg").map_or(&[][..], |r| r.value);
-    let (a, entry) = (address_cells * 4, (address_cells + size_cells) * 4);
-    value.chunks_exact(entry.max(4)).filter(move |_| entry > a && a > 0).map(move |e| {
-        let (base, size) = e.split_at(a);
+    let value = node.property("reg").unwrap_or_default();
+    let entry = address + size;
+    value.chunks_exact(entry.max(4)).filter(move |_| size > 0 && address > 0).map(move |e| {
+        let (base, size) = e.split_at(address);
         match (number(base), number(size)) {
-            (Some(base), Some(size)) => Region::new(base, size).ok_or(Unusable::Parser),
-            _ => Err(Unusable::Parser),
+            (Some(base), Some(size)) => Region::new(base, size).ok_or(Unusable::Value),
+            _ => Err(Unusable::Value),
         }
     })
 }
 
-/// The entries of `reg` as CPU addresses: translated by the `ranges` of every bus above (DTSpec 2.3.8).
-fn registers<'x, 'b: 'x, 'a: 'b>(
-    node: FdtNode<'b, 'a>,
-    path: &'x [FdtNode<'b, 'a>],
-) -> impl Iterator<Item = Result<Region, Unusable>> + 'x {
-    let cells = path.last().map_or((2, 1), |p| (p.cell_sizes().address_cells, p.cell_sizes().size_cells));
-    regions(node, cells.0, cells.1).map(move |r| translate(r?, path).ok_or(Unusable::Parser))
+/// The entries of the last node's `reg` as CPU addresses: translated by the `ranges` of every bus above it.
+fn registers<'x>(path: &'x [Node<'_>]) -> impl Iterator<Item = Result<Region, Unusable>> + use<'x> {
+    let (above, node) = match path {
+        [above @ .., node] => (above, Some(node)),
+        [] => (path, None),
+    };
+    let cells = above.last().map_or((8, 4), Node::cells);
+    let entries = node.into_iter().flat_map(move |node| regions(node, cells));
+    entries.map(move |r| translate(r?, above).ok_or(Unusable::Value))
 }
 
-/// Translates an address of the bus that is last in `path` to the CPU's.
-fn translate(region: Region, path: &[FdtNode<'_, '_>]) -> Option<Region> {
+/// Translates an address of the bus that is last in `above` to the CPU's (DTSpec 2.3.8).
+fn translate(region: Region, above: &[Node<'_>]) -> Option<Region> {
     let mut base = region.base;
     // Each bus, from the innermost out, with its parent; the root's children are in CPU addresses.
-    for pair in path.windows(2).rev() {
+    for pair in above.windows(2).rev() {
         let [parent, bus] = pair else { return None };
         let Some(ranges) = bus.property("ranges") else { continue };
-        if ranges.value.is_empty() {
+        if ranges.is_empty() {
             continue;
         }
-        let child_cells = bus.cell_sizes().address_cells * 4;
-        let parent_cells = parent.cell_sizes().address_cells * 4;
-        let size_cells = bus.cell_sizes().size_cells * 4;
-        let entry = child_cells + parent_cells + size_cells;
-        base = ranges.value.chunks_exact(entry.max(4)).find_map(|e| {
-            let child = number(e.get(..child_cells)?)?;
-            let outer = number(e.get(child_cells..child_cells + parent_cells)?)?;
-            let size = number(e.get(child_cells + parent_cells..)?)?;
-            let offset = base.checked_sub(child)?;
-            (offset < size).then(|| outer.checked_add(offset)).flatten()
+        let ((child, size), (outer, _)) = (bus.cells(), parent.cells());
+        base = ranges.chunks_exact((child + outer + size).max(4)).find_map(|e| {
+            let start = number(e.get(..child)?)?;
+            let target = number(e.get(child..child + outer)?)?;
+            let size = number(e.get(child + outer..)?)?;
+            let offset = base.checked_sub(start)?;
+            (offset < size).then(|| target.checked_add(offset)).flatten()
         })?;
     }
     Region::new(base, region.size)
 }
 
 /// The path that `stdout-path` names: without options, with an alias resolved.
-fn console_path<'a>(root: FdtNode<'_, 'a>) -> Option<&'a str> {
-    let chosen = root.children().find(|n| n.name == "chosen")?;
-    let value = text(chosen, "stdout-path").or_else(|| text(chosen, "linux,stdout-path"))?;
+fn console_path<'a>(tokens: &Tokens<'a>) -> Option<&'a str> {
+    let value = child_of_root(tokens, b"chosen")?.text("stdout-path")?;
     let name = value.split(':').next()?;
-    if name.starts_with('/') {
-        return Some(name);
-    }
-    text(root.children().find(|n| n.name == "aliases")?, name)
+    if name.starts_with('/') { Some(name) } else { child_of_root(tokens, b"aliases")?.text(name) }
 }
 
-/// Follows a path of node names from the root to a UART.
-fn find_uart<'a>(root: FdtNode<'_, 'a>, path: &str) -> Option<Uart<'a>> {
-    let mut node = root;
-    let mut above = Path::new();
-    for part in path.split('/').filter(|s| !s.is_empty()) {
-        above.try_push(node).ok()?;
-        node = node.children().find(|n| n.name == part || n.name.split('@').next() == Some(part))?;
+/// A node directly under the root.
+fn child_of_root<'a>(tokens: &Tokens<'a>, wanted: &[u8]) -> Option<Node<'a>> {
+    let mut walk = tokens.clone();
+    let mut depth = 0;
+    while let Some(token) = walk.next() {
+        match token {
+            Token::Begin(name) if depth == 1 && name == wanted => {
+                return Some(Node { name, properties: walk });
+            }
+            Token::Begin(_) => depth += 1,
+            Token::End => depth -= 1,
+            Token::Prop(..) => {}
+        }
     }
-    let registers = registers(node, &above).next()?.ok()?;
-    Some(Uart { compatible: node.property("compatible")?.value, registers })
+    None
+}
+
+/// Whether `path` leads to `wanted`, whose parts may leave unit addresses out.
+fn is_at(path: &Path<'_>, wanted: &str) -> bool {
+    let parts = wanted.split('/').filter(|s| !s.is_empty());
+    let nodes = || path.iter().skip(1);
+    parts.clone().count() == nodes().count()
+        && parts.zip(nodes()).all(|(part, node)| {
+            node.name == part.as_bytes() || node.name.split(|&b| b == b'@').next() == Some(part.as_bytes())
+        })
+}
+
+/// The last node as a UART.
+fn uart<'a>(path: &Path<'a>) -> Option<Uart<'a>> {
+    let registers = registers(path).next()?.ok()?;
+    Some(Uart { compatible: path.last()?.property("compatible")?, registers })
 }
 
 #[cfg(test)]
@@ -301,5 +327,19 @@ mod tests {
     #[test]
     fn a_tree_without_memory_is_unusable() {
         assert_eq!(read(&sample::without_memory()), Err(Unusable::NoMemory));
+    }
+
+    #[test]
+    fn the_fdt_crate_sees_the_same() {
+        let tree = sample::virt();
+        let other = fdt::Fdt::new(&tree).unwrap();
+        let p = read(&tree).unwrap();
+        let memory = other.memory().regions().next().unwrap();
+        assert_eq!(p.ram[0].base, memory.starting_address as u64);
+        assert_eq!(Some(p.ram[0].size as usize), memory.size);
+        assert_eq!(p.cpus.len(), other.cpus().count());
+        let stdout = other.chosen().stdout().unwrap();
+        let registers = stdout.reg().unwrap().next().unwrap();
+        assert_eq!(p.console.unwrap().registers.base, registers.starting_address as u64);
     }
 }

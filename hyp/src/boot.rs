@@ -96,9 +96,9 @@ fn refuse_early(tree: u64, why: &str) -> ! {
 
 /// All of the boot that runs with the MMU on.
 fn start(blob: Region) -> ! {
-    // SAFETY: mapped by `mmu::early`; nobody else uses it.
-    let data = unsafe { bytes_mut(blob) };
-    let tree = match check::normalise(data) {
+    // SAFETY: mapped by `mmu::early`; nobody writes it.
+    let data = unsafe { bytes(blob) };
+    let tree = match check::check(data) {
         Ok(tree) => tree,
         Err(why) => {
             use_console(None);

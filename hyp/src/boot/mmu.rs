@@ -80,7 +80,7 @@ pub fn early(tree: Region) -> Result<(), MapError> {
     add(image::text(), Attr::Text)?;
     add(image::rodata(), Attr::ReadOnly)?;
     around_guards(image::data(), |r| add(r, Attr::Data))?;
-    add(tree.pages(), Attr::Data)?;
+    add(tree.pages(), Attr::ReadOnly)?;
     // What was written with the cache off must not be hidden by lines that were fetched meanwhile.
     let data = image::data();
     let line = cache::CacheType::current().data_line();
