@@ -7,6 +7,7 @@ use tenure_abi::info::{self as figure, feature};
 use tenure_abi::page::State;
 use tenure_abi::{PAGE_SIZE, Reply, Status};
 use tenure_mm::stage2::GUEST_IPA_BITS;
+use tenure_mm::stage2::host::FRAMES;
 use tenure_mm::{MAX_VMS, Pfn};
 
 use super::Call;
@@ -52,8 +53,7 @@ pub fn info(at: &mut Call<'_>) -> Reply {
 /// COUNT(start_pfn, count).
 pub fn count(at: &mut Call<'_>) -> Reply {
     let [first, count] = at.args();
-    let limit = 1 << 52;
-    if tenure_mm::addr::checked_end(first, count, limit).is_none() {
+    if tenure_mm::addr::checked_end(first, count, FRAMES).is_none() {
         return Reply::refused(Status::Invalid);
     }
     let (done, totals) = mm().count(Pfn(first), count);
