@@ -66,6 +66,7 @@ pub fn count(at: &mut Call<'_>) -> Reply {
 }
 
 /// LOG_READ(offset, pfn).
+#[inline(never)] // A page of text on the stack, which no other call should have to set up.
 pub fn log_read(at: &mut Call<'_>) -> Reply {
     let [offset, pfn] = at.args();
     let frame = Pfn(pfn);

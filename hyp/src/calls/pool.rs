@@ -14,6 +14,7 @@ fn named(handle: u64) -> Result<Option<VmRef<'static>>, Reply> {
 }
 
 /// POOL_TOPUP(handle or 0, pfn, count).
+#[inline(never)]
 pub fn topup(at: &mut Call<'_>) -> Reply {
     let [handle, pfn, count] = at.args();
     match named(handle) {
@@ -23,6 +24,7 @@ pub fn topup(at: &mut Call<'_>) -> Reply {
 }
 
 /// POOL_DRAIN(handle or 0, max).
+#[inline(never)]
 pub fn drain(at: &mut Call<'_>) -> Reply {
     let [handle, max] = at.args();
     let vm = match named(handle) {
@@ -37,6 +39,7 @@ pub fn drain(at: &mut Call<'_>) -> Reply {
 }
 
 /// POOL_INFO(handle or 0).
+#[inline(never)]
 pub fn info(at: &mut Call<'_>) -> Reply {
     match named(at.arg(1)) {
         Ok(vm) => {

@@ -158,6 +158,7 @@ fn request(context: &Context, sequence: u64) -> Option<Request> {
 }
 
 /// CONSENT(handle, index, sequence): valid once, for the request that stands.
+#[inline(never)]
 pub fn consent(at: &mut Call<'_>) -> Reply {
     let sequence = at.arg(3);
     with(at, |vm, held| {

@@ -24,6 +24,7 @@ pub fn with(at: &Call<'_>, f: impl FnOnce(&VmRef<'static>) -> Reply) -> Reply {
 }
 
 /// VM_CREATE(flags).
+#[inline(never)]
 pub fn create(at: &mut Call<'_>) -> Reply {
     match mm().vm_create(at.arg(1)) {
         Ok(handle) => {
@@ -35,11 +36,13 @@ pub fn create(at: &mut Call<'_>) -> Reply {
 }
 
 /// VM_ACTIVATE(handle).
+#[inline(never)]
 pub fn activate(at: &mut Call<'_>) -> Reply {
     with(at, |vm| mm().vm_activate(vm))
 }
 
 /// VM_SET_RIGHTS(handle, flags).
+#[inline(never)]
 pub fn set_rights(at: &mut Call<'_>) -> Reply {
     with(at, |vm| match mm().vm_set_rights(vm, at.arg(2)) {
         Ok(()) => Reply::done(0),
@@ -48,6 +51,7 @@ pub fn set_rights(at: &mut Call<'_>) -> Reply {
 }
 
 /// VM_DESTROY(handle).
+#[inline(never)]
 pub fn destroy(at: &mut Call<'_>) -> Reply {
     let (reply, finished) = destroy_step(VmHandle(at.arg(1)));
     at.set(4, u64::from(finished));

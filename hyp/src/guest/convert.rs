@@ -27,6 +27,7 @@ pub fn share(context: &mut Context, ipa: u64, count: u64) -> Next {
 }
 
 /// UNSHARE(ipa, count, flags).
+#[inline(never)]
 pub fn unshare(context: &mut Context, ipa: u64, count: u64, raw: u64) -> Next {
     if ipa % PAGE_SIZE != 0 {
         return answer(context, INVALID);
@@ -89,6 +90,7 @@ pub fn stock_unshare(context: &mut Context, ipa: u64, reserved: u64) -> Next {
 }
 
 /// RELINQUISH(ipa, count).
+#[inline(never)] // Its list of frozen words takes stack that no other call should have to set up.
 pub fn relinquish(context: &mut Context, ipa: u64, count: u64) -> Next {
     if ipa % PAGE_SIZE != 0 {
         return answer(context, INVALID);
