@@ -53,7 +53,7 @@ fn device(context: &mut Context, esr: Esr, ipa: u64, far: u64) -> Next {
     let Some(access) = abort.access().filter(|_| data) else { return external_abort(context, esr) };
     context.fault = Some(Fault { esr: esr.0, far });
     context.after = After::Mmio(access);
-    Next::Leave(RunPage { gpa: ipa, status: status::DEVICE, ..accessed(context, exit::MMIO, esr) })
+    Next::Leave(RunPage { gpa: ipa, ..accessed(context, exit::MMIO, esr) })
 }
 
 /// A plain VM touches what nobody declared: the host maps a frame there, declares a device, or injects an abort; the guest

@@ -4,7 +4,7 @@ use tenure_abi::flags::{pin, status};
 use tenure_abi::page::{self, State};
 use tenure_abi::{PAGE_SIZE, Reply, Status, reg, reply};
 use tenure_test_hosts::totals::Totals;
-use tenure_test_hosts::vm::{self, FREE_GFN, Vm, with_guest};
+use tenure_test_hosts::vm::{self, FREE_GFN, RAM_GFN, RAM_PAGES, Vm, with_guest};
 use tenure_test_hosts::{Host, calls, memory};
 use tenure_test_protocol::command;
 use tenure_test_rt::harness::TestResult;
@@ -21,11 +21,14 @@ crate::tests!(
     a_plain_life_gives_every_page_back,
 );
 
+/// Where host pages are mapped: an address that nothing is declared at.
+const GFN: u64 = RAM_GFN + RAM_PAGES + 16;
+
 fn a_mapped_host_page_is_seen_by_both(host: &mut Host) -> TestResult {
     with_guest(host, 0, |host, vm| {
         let pfn = mapped(host, vm, 0x11)?;
-        vm.expect(host, FREE_GFN, 1, 0x11)?;
-        vm.fill(host, FREE_GFN, 1, 0x22)?;
+        vm.expect(host, GFN, 1, 0x11)?;
+        vm.fill(host, GFN, 1, 0x22)?;
         check!(memory::is_filled(pfn, 0x22));
         check_eq!(calls::state(pfn), Some(State::Host));
         check_eq!(page::GUEST_LEAVES.get(calls::word(pfn)), 1);
@@ -33,21 +36,21 @@ fn a_mapped_host_page_is_seen_by_both(host: &mut Host) -> TestResult {
     })
 }
 
-/// A host frame of the given contents, mapped at FREE_GFN.
+/// A host frame of the given contents, mapped at GFN.
 fn mapped(host: &mut Host, vm: &mut Vm, value: u64) -> Result<u64, tenure_test_rt::harness::Failure> {
     let pfn = vm::take(host, 1, 1)?;
     check!(memory::fill(pfn, value));
-    let mut reply = calls::guest_map(vm.handle, FREE_GFN, pfn, 1);
+    let mut reply = calls::guest_map(vm.handle, GFN, pfn, 1);
     if reply.status == Status::NoMemory {
         vm.top_up(host, 8)?;
-        reply = calls::guest_map(vm.handle, FREE_GFN, pfn, 1);
+        reply = calls::guest_map(vm.handle, GFN, pfn, 1);
     }
     check_eq!(reply, Reply::done(1), "GUEST_MAP");
     Ok(pfn)
 }
 
 fn unmap(host: &mut Host, vm: &Vm, pfn: u64) -> TestResult {
-    check_eq!(calls::guest_unmap(vm.handle, FREE_GFN, 1), Reply::done(1), "GUEST_UNMAP");
+    check_eq!(calls::guest_unmap(vm.handle, GFN, 1), Reply::done(1), "GUEST_UNMAP");
     check_eq!(page::GUEST_LEAVES.get(calls::word(pfn)), 0);
     check!(memory::fill(pfn, 0));
     host.frames.give(pfn, 1);
@@ -65,7 +68,7 @@ fn a_mapped_host_page_cannot_be_donated(host: &mut Host) -> TestResult {
         ] {
             check!(!reply.is_success() && reply.mask & reply::GUEST_LEAF != 0, "{reply}");
         }
-        vm.expect(host, FREE_GFN, 1, 0x12)?;
+        vm.expect(host, GFN, 1, 0x12)?;
         unmap(host, vm, pfn)
     })
 }
@@ -73,14 +76,14 @@ fn a_mapped_host_page_cannot_be_donated(host: &mut Host) -> TestResult {
 fn the_host_takes_a_mapped_page_back_unscrubbed(host: &mut Host) -> TestResult {
     with_guest(host, 0, |host, vm| {
         let pfn = mapped(host, vm, 0x13)?;
-        vm.expect(host, FREE_GFN, 1, 0x13)?;
-        check_eq!(calls::guest_unmap(vm.handle, FREE_GFN, 1), Reply::done(1));
+        vm.expect(host, GFN, 1, 0x13)?;
+        check_eq!(calls::guest_unmap(vm.handle, GFN, 1), Reply::done(1));
         check!(memory::is_filled(pfn, 0x13), "the host's page was scrubbed");
         // The next touch asks again.
         vm.populate = false;
-        let event = vm.order(host, command::READ, &[FREE_GFN * PAGE_SIZE])?;
+        let event = vm.order(host, command::READ, &[GFN * PAGE_SIZE])?;
         check!(matches!(event, vm::Event::Exit(_)), "{event:x?}");
-        check_eq!(calls::guest_map(vm.handle, FREE_GFN, pfn, 1), Reply::done(1));
+        check_eq!(calls::guest_map(vm.handle, GFN, pfn, 1), Reply::done(1));
         check_eq!(vm.resume(host)?[1], 0x13);
         unmap(host, vm, pfn)
     })
@@ -98,12 +101,7 @@ fn the_host_converts_donated_memory_with_contents(host: &mut Host) -> TestResult
         );
         check_eq!(calls::convert(vm.handle, FREE_GFN, 2, status::SHARED), Reply::done(2));
         check!(memory::is_filled(pfn, 0x14));
-        check_eq!(
-            calls::convert(vm.handle, FREE_GFN, 2, status::PRIVATE).status,
-            Status::Retry,
-            "while the host maps it"
-        );
-        check_eq!(calls::host_unmap(pfn, 1), Reply::done(1));
+        // The host's own wish: its leaf goes with it.
         check_eq!(calls::convert(vm.handle, FREE_GFN, 2, status::PRIVATE), Reply::done(2));
         check!(probe::read(memory::address(pfn)).faulted());
         vm.expect(host, FREE_GFN, 2, 0x14)
@@ -145,7 +143,7 @@ fn a_plain_life_gives_every_page_back(host: &mut Host) -> TestResult {
     let pfn = mapped(host, &mut vm, 0x16)?;
     vm.fill(host, FREE_GFN + 4, 4, 0x16)?;
     // The VM dies with the page mapped: it stays the host's, as it was.
-    vm.expect(host, FREE_GFN, 1, 0x16)?;
+    vm.expect(host, GFN, 1, 0x16)?;
     vm.destroy(host)?;
     check_eq!(calls::state(pfn), Some(State::Host));
     check_eq!(page::GUEST_LEAVES.get(calls::word(pfn)), 0);
