@@ -17,7 +17,7 @@ use tenure_dt::platform::MAX_CPUS;
 use crate::vcpu::world::CpuWorld;
 
 /// Bytes of stack.
-const STACK_SIZE: usize = 32 << 10;
+const STACK_SIZE: usize = 64 << 10;
 /// Bytes of the stack that a crash is reported on.
 const CRASH_SIZE: usize = 8 << 10;
 const GUARD: usize = 4096;
