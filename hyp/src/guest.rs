@@ -4,7 +4,7 @@
 //! guest's general registers in its context and its other registers still in the CPU.
 #![allow(unsafe_code)] // The way back from the vectors to the context.
 
-use tenure_abi::{RunPage, exit, smccc};
+use tenure_abi::{RunPage, exit};
 use tenure_arch::esr::{Class, Esr};
 use tenure_arch::{inject, sysreg};
 
@@ -63,14 +63,18 @@ pub fn sync(context: &mut Context, world: &World) -> Next {
             // TI (DDI 0487 D24.2.40): 0 is WFI; WFE is not trapped.
             if esr.iss() & 3 == 0 { Next::Leave(plain(exit::WFI)) } else { Next::Resume }
         }
-        Class::Smc => {
-            // The guest's conduit is HVC; nothing is offered on this one.
-            context.frame.x[0] = smccc::NOT_SUPPORTED;
-            step(context);
-            Next::Resume
-        }
+        Class::Smc => smc(context),
         _ => undefined(context),
     }
+}
+
+/// A trapped SMC is a call like an HVC, but leaves the PC on the instruction.
+fn smc(context: &mut Context) -> Next {
+    // SAFETY: the guest's own PC, moved past its own instruction.
+    unsafe { sysreg::write_elr_el2(context.frame.pc.wrapping_add(4)) };
+    let next = call::dispatch(context);
+    context.frame.pc = sysreg::elr_el2();
+    next
 }
 
 /// Goes past the instruction that trapped.
