@@ -1,6 +1,6 @@
 //! A running test guest: a thread that executes KVM_RUN, and orders to it (see tests/protocol).
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -163,10 +163,14 @@ impl Guest {
 }
 
 impl Drop for Guest {
-    /// The thread ends at its next look for orders; its vCPU is closed with it.
+    /// The thread ends at its next look for orders, and is interrupted until it looks; its vCPU is closed with it.
     fn drop(&mut self) {
         self.orders = None;
         if let Some(thread) = self.thread.take() {
+            while !thread.is_finished() {
+                crate::signal::interrupt(&thread);
+                thread::sleep(Duration::from_millis(1));
+            }
             let _ = thread.join();
         }
     }
@@ -226,7 +230,13 @@ fn run(mut vcpu: VcpuFd, orders: &Receiver<Order>, events: &Sender<Event>) -> Re
             }
             Ok(VcpuExit::Intr) => {}
             Ok(other) => bail!("unexpected exit {other:?}"),
-            Err(error) if error.errno() == libc::EINTR || error.errno() == libc::EAGAIN => {}
+            Err(error) if error.errno() == libc::EINTR => {
+                // Orders come only when this thread waits for them, so none is lost here.
+                if orders.try_recv().is_err_and(|error| error == TryRecvError::Disconnected) {
+                    return Ok("stopped".into());
+                }
+            }
+            Err(error) if error.errno() == libc::EAGAIN => {}
             Err(error) => bail!("KVM_RUN: {error}"),
         }
     }

@@ -8,5 +8,6 @@ pub mod guest;
 pub mod mapping;
 pub mod roads;
 pub mod show;
+pub mod signal;
 pub mod steps;
 pub mod vmm;
