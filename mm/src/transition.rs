@@ -45,6 +45,9 @@ pub use status::GuestQuery;
 pub use teardown::Destroyed;
 
 /// Words that one call holds frozen.
+///
+/// 12 KiB of a stack of 32: a function that owns one is never inlined, so that a call inside a call (a guest's within
+/// VCPU_RUN) pays for its own only.
 pub(crate) type Held<'w> = ArrayVec<Frozen<'w>, { MAX_ATOMIC_PAGES as usize }>;
 
 /// What stands at a guest address.

@@ -198,6 +198,7 @@ impl<'a, M: Machine> Mm<'a, M> {
         Some(reply)
     }
 
+    #[inline(never)]
     fn convert(&self, vm: &Vm, gfn: Gfn, count: u64, op: Convert) -> Reply {
         let count = count.min(MAX_ATOMIC_PAGES);
         let Some(root) = vm.root() else { return Refusal::UNPOPULATED.at(0) };

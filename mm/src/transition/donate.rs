@@ -21,6 +21,7 @@ const ADDRESS: Refusal = Refusal { status: Status::Denied, mask: reply::STATE };
 impl<'a, M: Machine> Mm<'a, M> {
     /// Gives the frames from `pfn` to the VM at `gfn`, as `kind` (`TENURE_ADDR_PRIVATE` or `_SHARED`), which must be
     /// what the guest's addresses say. The first 32, or none; `done` says how many.
+    #[inline(never)]
     pub fn donate(&self, vm: &Vm, gfn: Gfn, pfn: Pfn, count: u64, kind: u64) -> Reply {
         if checked_end(gfn.0, count, GUEST_FRAMES).is_none() || checked_end(pfn.0, count, FRAMES).is_none() {
             return Reply::refused(Status::Invalid);

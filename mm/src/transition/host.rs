@@ -103,6 +103,7 @@ impl<'a, M: Machine> Mm<'a, M> {
 
     /// The host gives up its leaves of frames that are not its own (and the scrap that stands for them). All of the
     /// first 512, or none.
+    #[inline(never)]
     pub fn host_unmap(&self, pfn: Pfn, count: u64) -> Reply {
         if checked_end(pfn.0, count, FRAMES).is_none() {
             return Reply::refused(Status::Invalid);

@@ -51,6 +51,7 @@ impl<'a, M: Machine> Mm<'a, M> {
 
     /// Maps frames that stay the host's into a plain VM (at undeclared addresses), or frames that the VM shares and
     /// has no leaf of (at shared addresses). The first 32, or none.
+    #[inline(never)]
     pub fn guest_map(&self, vm: &Vm, gfn: Gfn, pfn: Pfn, count: u64) -> Reply {
         if checked_end(gfn.0, count, GUEST_FRAMES).is_none() || checked_end(pfn.0, count, FRAMES).is_none() {
             return Reply::refused(Status::Invalid);
@@ -103,6 +104,7 @@ impl<'a, M: Machine> Mm<'a, M> {
 
     /// Drops guest leaves; the addresses keep their status. Never of a private page of an active protected VM. All of
     /// the first 512, or none.
+    #[inline(never)]
     pub fn guest_unmap(&self, vm: &Vm, gfn: Gfn, count: u64) -> Reply {
         if checked_end(gfn.0, count, GUEST_FRAMES).is_none() {
             return Reply::refused(Status::Invalid);

@@ -65,7 +65,11 @@ impl<'a, M: Machine> Mm<'a, M> {
                 Err(refusal) => refusal.at(0),
             };
         }
-        let count = count.min(MAX_ATOMIC_PAGES);
+        self.pin_all(pfn, count.min(MAX_ATOMIC_PAGES), kind)
+    }
+
+    #[inline(never)]
+    fn pin_all(&self, pfn: Pfn, count: u64, kind: PinKind) -> Reply {
         let mut held = Held::new();
         for index in 0..count {
             let frame = pfn.offset(index);
@@ -177,6 +181,7 @@ impl<'a, M: Machine> Mm<'a, M> {
         }
     }
 
+    #[inline(never)]
     fn poison_one(&self, frame: Pfn) -> Result<(), Refusal> {
         let cell = self.cell(frame)?;
         let word = cell.load();

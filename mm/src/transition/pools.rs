@@ -22,6 +22,7 @@ pub type Returned = ArrayVec<Pfn, DRAIN_MAX>;
 
 impl<'a, M: Machine> Mm<'a, M> {
     /// The host gives frames to the pool of `vm`, or to its own (`None`). The first 32, or none.
+    #[inline(never)]
     pub fn pool_topup(&self, vm: Option<&Vm>, pfn: Pfn, count: u64) -> Reply {
         if checked_end(pfn.0, count, FRAMES).is_none() {
             return Reply::refused(Status::Invalid);

@@ -20,6 +20,7 @@ use crate::word::Frozen;
 impl<'a, M: Machine> Mm<'a, M> {
     /// The host takes back frames that the VM has no leaf of, scrubbed. The first 32, or none. The guest's addresses
     /// keep their status.
+    #[inline(never)]
     pub fn reclaim(&self, vm: &Vm, pfn: Pfn, count: u64) -> Reply {
         if checked_end(pfn.0, count, FRAMES).is_none() {
             return Reply::refused(Status::Invalid);
@@ -43,6 +44,7 @@ impl<'a, M: Machine> Mm<'a, M> {
     }
 
     /// The guest gives pages back. The first 32, or none. Addresses without a frame count as given back.
+    #[inline(never)]
     pub fn guest_relinquish(&self, vm: &Vm, gfn: Gfn, count: u64) -> Reply {
         if checked_end(gfn.0, count, GUEST_FRAMES).is_none() {
             return Reply::refused(Status::Invalid);

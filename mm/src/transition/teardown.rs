@@ -71,6 +71,7 @@ impl<'a, M: Machine> Mm<'a, M> {
     }
 
     /// Takes the next leaves down. Returns frames done, and whether a frozen word stopped it.
+    #[inline(never)]
     fn tear_leaves(&self, vm: &Vm, inner: &mut Inner, root: Pa) -> (u64, bool) {
         let mut held = Held::new();
         let mut frozen = false;
@@ -133,6 +134,7 @@ impl<'a, M: Machine> Mm<'a, M> {
         (done, false, false)
     }
 
+    #[inline(never)]
     fn tear_word(&self, slot: Slot, frame: Pfn, pages: bool) -> Result<bool, Refusal> {
         let cell = self.cell(frame)?;
         let word = cell.load();
