@@ -98,8 +98,11 @@ int tn_consent(struct tenure_vcpu *vcpu, u64 *blocked)
 		if (held == ~0ULL)
 			continue;
 		first = min(first, slot->gfn + held - slot->pgoff - gfn);
-		err = tn_observe(slot->gmem, held, xa_load(&slot->gmem->frames, held)) ?: -EAGAIN;
+		/* A refusal means that the page is not what it was: the hypervisor will say so below. */
+		if (tn_observe(slot->gmem, held, xa_load(&slot->gmem->frames, held)) == -ENOMEM)
+			err = -ENOMEM;
 	}
+	/* Also with a holder found: the hypervisor's answer, BUSY now, is what the guest is told. */
 	if (!err) {
 		tn_call(vm, &reply, TENURE_CALL_CONSENT, vm->handle, vcpu->id, request->sequence, 0, 0);
 		if (reply.status == TENURE_BUSY) {
