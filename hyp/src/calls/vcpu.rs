@@ -164,9 +164,17 @@ pub fn consent(at: &mut Call<'_>) -> Reply {
     with(at, |vm, held| {
         let Some(request) = request(held.context(), sequence) else { return INVALID };
         let reply = mm().consent(vm, request.gfn, request.count, request.how);
-        // What will pass, or needs the host to do more, may be tried again; all else has used the consent up.
-        if !matches!(reply.status, Status::Retry | Status::Busy | Status::NoMemory) {
-            held.context().request = None;
+        match (reply.status, request.verdict) {
+            // The host did its part, and a pin beyond the page that the guest's call met first still stands: that is the
+            // answer of the guest's call. To make it again would only meet the first page again.
+            (Status::Busy, Verdict::Reply(_)) => {
+                held.context().after = After::Refused(reply.to_regs());
+                held.context().request = None;
+            }
+            // What will pass, or needs the host to do more, may be tried again.
+            (Status::Retry | Status::Busy | Status::NoMemory, _) => {}
+            // All else has used the consent up.
+            _ => held.context().request = None,
         }
         reply
     })
