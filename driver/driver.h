@@ -204,6 +204,7 @@ struct tenure_gmem *tn_gmem_of_fd(int fd);
 struct tenure_gmem *tn_gmem_of_file(struct file *file);
 void tn_gmem_get(struct tenure_gmem *gmem);
 void tn_gmem_put(struct tenure_gmem *gmem);
+int tn_gmem_ready(struct tenure_gmem *gmem, u64 pgoff, struct page **found);
 void tn_gmem_zap(struct tenure_gmem *gmem, u64 pgoff, u64 pages);
 void tn_gmem_kill(struct tenure_gmem *gmem);
 unsigned long tn_gmem_live(void);

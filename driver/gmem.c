@@ -115,8 +115,11 @@ static int tn_gmem_fill_unbound(struct tenure_gmem *gmem, u64 pgoff)
 	return err;
 }
 
-/* Makes sure that a page which userspace may touch stands at `pgoff`. The caller holds gmem->sem for reading. */
-static int tn_gmem_ready(struct tenure_gmem *gmem, u64 pgoff, struct page **found)
+/*
+ * Makes sure that a page which userspace may touch stands at `pgoff`. -EAGAIN: in the middle of a transition. The caller
+ * holds gmem->sem for reading.
+ */
+int tn_gmem_ready(struct tenure_gmem *gmem, u64 pgoff, struct page **found)
 {
 	struct tenure_slot *slot = tn_gmem_slot(gmem, pgoff);
 	struct page *page = xa_load(&gmem->frames, pgoff);

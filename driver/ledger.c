@@ -145,8 +145,11 @@ static int tn_pin_page(struct tn_session *session, struct tenure_gmem *gmem, u64
 
 	*reply = (struct tn_reply){ .status = TENURE_DENIED, .first = TENURE_NO_INDEX, .mask = TENURE_BLOCK_STATE };
 	down_read(&gmem->sem);
-	page = xa_load(&gmem->frames, pgoff);
-	err = page && tn_gmem_slot(gmem, pgoff) ? 0 : -EACCES;
+	/* Without a slot the frame is nobody's yet: a pin would keep it from becoming the guest's. */
+	err = tn_gmem_slot(gmem, pgoff) ? tn_gmem_ready(gmem, pgoff, &page) : -EINVAL;
+	/* Where there is a frame, the refusal is the hypervisor's. */
+	if (err == -EACCES && (page = xa_load(&gmem->frames, pgoff)))
+		err = 0;
 	if (err)
 		goto out;
 	mutex_lock(&gmem->ledger);
@@ -238,7 +241,10 @@ int tn_pin(struct tn_session *session, struct tenure_pin *pin)
 	if (!gmem)
 		return -EINVAL;
 	for (i = 0; i < pages && !err; i++)
-		err = tn_pin_page(session, gmem, pgoff + i, pin, &reply);
+		do {
+			err = tn_pin_page(session, gmem, pgoff + i, pin, &reply);
+			cond_resched();
+		} while (err == -EAGAIN && !signal_pending(current));
 	if (err)
 		i--;
 	page = xa_load(&gmem->frames, pgoff + (err ? i : 0));
