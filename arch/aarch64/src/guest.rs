@@ -222,7 +222,9 @@ impl GuestRegs {
             // SAFETY: as above.
             unsafe { sysreg::write_hcrx_el2(v) };
         }
-        if let (Some(rw), Some((read, write)), Some(itr)) = (self.host.hfgrw, self.host.hdfgrw, self.host.hfgitr) {
+        if let (Some(rw), Some((read, write)), Some(itr)) =
+            (self.host.hfgrw, self.host.hdfgrw, self.host.hfgitr)
+        {
             // SAFETY: as above.
             unsafe { sysreg::write_hfgrtr_el2(rw) };
             // SAFETY: as above.

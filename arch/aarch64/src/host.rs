@@ -177,6 +177,11 @@ impl HostRegs {
     /// `vttbr` must name the host's stage 2, whose tables give the host nothing that is not its own. EL2 runs with its
     /// own MMU on, on a CPU where no vCPU is loaded.
     pub unsafe fn load(&self, vttbr: u64) {
+        #[cfg(feature = "unknown-resets")]
+        // SAFETY: stage 2 is off, no EL1 runs, and every one of them is written below.
+        unsafe {
+            self.scramble()
+        };
         // SAFETY: the timer, identity and debug registers below give EL1 its own machine; none of them maps memory.
         unsafe { self.load_controls() };
         // SAFETY: fine-grained traps only take rights away or leave EL1 what its CPU has.
@@ -195,6 +200,54 @@ impl HostRegs {
         barrier::isb();
         tlb::flush_local_el1();
         cache::invalidate_all_instructions();
+    }
+
+    /// Puts the worst into every register that [`HostRegs::load`] is to write: what traps or misleads the host.
+    ///
+    /// # Safety
+    /// Nothing at EL1 may run before all of them are written again.
+    #[cfg(feature = "unknown-resets")]
+    unsafe fn scramble(&self) {
+        type Write = unsafe fn(u64);
+        let f = &self.features;
+        // SAFETY: lets EL2 itself reach the registers of SVE and SME below.
+        unsafe { sysreg::write_cptr_el2(self.cptr) };
+        barrier::isb();
+        // Positive trap bits set, and those that trap by being clear, clear.
+        let registers: [(bool, Write, u64); 25] = [
+            (true, sysreg::write_cnthctl_el2, 0),
+            (true, sysreg::write_cntvoff_el2, 0x1234_5678_9abc_def0),
+            (true, sysreg::write_mdcr_el2, u64::MAX),
+            (true, sysreg::write_hstr_el2, u64::MAX),
+            (true, sysreg::write_hacr_el2, u64::MAX),
+            (true, sysreg::write_vpidr_el2, 0x5555_5555),
+            (true, sysreg::write_vmpidr_el2, 0xaaaa_aaaa),
+            (f.gic_sysregs, sysreg::write_ich_hcr_el2, u64::MAX),
+            (f.mpam, sysreg::write_mpam2_el2, u64::MAX),
+            (f.hcx, sysreg::write_hcrx_el2, 0),
+            (f.fgt, sysreg::write_hfgrtr_el2, (1 << 50) - 1),
+            (f.fgt, sysreg::write_hfgwtr_el2, (1 << 50) - 1),
+            (f.fgt, sysreg::write_hfgitr_el2, (1 << 55) - 1),
+            (f.fgt, sysreg::write_hdfgrtr_el2, (1 << 59) - 1),
+            (f.fgt, sysreg::write_hdfgwtr_el2, (1 << 59) - 1),
+            (f.fgt && f.amu, sysreg::write_hafgrtr_el2, u64::MAX),
+            (f.fgt2, sysreg::write_hfgrtr2_el2, u64::MAX),
+            (f.fgt2, sysreg::write_hfgwtr2_el2, u64::MAX),
+            (f.fgt2, sysreg::write_hfgitr2_el2, u64::MAX),
+            (f.sve, sysreg::write_zcr_el2, 0),
+            (f.sme, sysreg::write_smcr_el2, 0),
+            (true, sysreg::write_sctlr_el1, u64::MAX),
+            (true, sysreg::write_vtcr_el2, u64::MAX),
+            (true, sysreg::write_vttbr_el2, u64::MAX),
+            (true, sysreg::write_cptr_el2, u64::MAX),
+        ];
+        for (there, write, garbage) in registers {
+            if there {
+                // SAFETY: the caller keeps EL1 from running, and none of them translates for EL2.
+                unsafe { write(garbage) };
+            }
+        }
+        barrier::isb();
     }
 
     /// # Safety
