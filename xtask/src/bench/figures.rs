@@ -111,7 +111,8 @@ mod tests {
 
     #[test]
     fn a_figure_above_its_aim_is_marked() {
-        let figure = |value| [Figure { name: "guest_psci_version".into(), value, unit: "instructions".into() }];
+        let figure =
+            |value| [Figure { name: "guest_psci_version".into(), value, unit: "instructions".into() }];
         let line =
             |value| table(&figure(value)).into_iter().find(|line| line.contains("PSCI_VERSION")).unwrap();
         assert!(line(201.0).contains("above its aim"));

@@ -13,7 +13,7 @@ use crate::qemu::console::{Watch, matches};
 use crate::qemu::runner;
 use crate::qemu::{self, Config, Payload};
 use crate::setup::Machine;
-use crate::{build, exec, paths, run};
+use crate::{build, exec, paths, run, ui};
 
 /// All that the rows boot, packed once.
 pub struct Boots<'a> {
@@ -57,6 +57,7 @@ impl<'a> Boots<'a> {
         match row.kind {
             Kind::Host { .. } => {
                 let suite = Suite::read(&outcome.lines);
+                suite.failures.iter().for_each(|failure| ui::line(&format!("  {}", short(failure))));
                 let failure = failure.or_else(|| suite.failure()).map(log);
                 report.many(&row.name, failure, begin.elapsed(), suite.passed, suite.failed);
             }
@@ -106,25 +107,32 @@ fn tree(config: &Config, kind: Tree) -> Result<Payload> {
     Ok(Payload::Tree { tree: Some(tree), stub })
 }
 
+/// A line that fits on a screen.
+fn short(line: &str) -> String {
+    const LETTERS: usize = 300;
+    let cut = if line.chars().count() > LETTERS { " ..." } else { "" };
+    line.chars().take(LETTERS).chain(cut.chars()).collect()
+}
+
 /// What a bare-metal host counted (its lines are defined in tests/README.md).
 struct Suite {
     passed: usize,
     failed: usize,
-    /// The first failed test.
-    first: Option<String>,
+    /// The failed tests, each with its reason.
+    failures: Vec<String>,
     /// What its last line says.
     result: Option<(usize, usize)>,
 }
 
 impl Suite {
     fn read(lines: &[String]) -> Self {
-        let mut suite = Self { passed: 0, failed: 0, first: None, result: None };
+        let mut suite = Self { passed: 0, failed: 0, failures: Vec::new(), result: None };
         for line in lines {
             match line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... ")) {
                 Some((_, "ok")) => suite.passed += 1,
                 Some((name, verdict)) if verdict.starts_with("FAILED") => {
                     suite.failed += 1;
-                    suite.first.get_or_insert_with(|| format!("{name}: {verdict}"));
+                    suite.failures.push(format!("{name}: {verdict}"));
                 }
                 _ => {}
             }
@@ -139,8 +147,8 @@ impl Suite {
 
     /// What is wrong, if anything.
     fn failure(&self) -> Option<String> {
-        if let Some(first) = &self.first {
-            return Some(first.clone());
+        if let Some(first) = self.failures.first() {
+            return Some(short(first));
         }
         match self.result {
             Some((0, _)) => Some("no test ran".to_owned()),
