@@ -4,10 +4,12 @@
 //! guest's general registers in its context and its other registers still in the CPU.
 #![allow(unsafe_code)] // The way back from the vectors to the context.
 
-use tenure_abi::{RunPage, exit};
+use tenure_abi::{PAGE_SIZE, RunPage, exit, guest as abi};
 use tenure_arch::esr::{Class, Esr};
 use tenure_arch::{inject, sysreg};
+use tenure_mm::{Gfn, Unshare};
 
+use crate::machine::mm;
 use crate::percpu;
 use crate::vcpu::context::{Context, Fault};
 use crate::vcpu::world::World;
@@ -35,11 +37,44 @@ pub fn plain(reason: u64) -> RunPage {
 
 /// Called by the vectors for a call of the guest, with `x19`–`x29` still in the CPU and its PC and PSTATE in `ELR_EL2` and
 /// `SPSR_EL2`. 0: it is answered. 1: the exit stands in the context.
+///
+/// Share and unshare without flags that go through are answered right here: they need no more stack than this.
 #[unsafe(no_mangle)]
-extern "C" fn tenure_guest_call(context: *mut Context) -> u64 {
+extern "C" fn tenure_guest_call(context: *mut Context, esr: u64) -> u64 {
     // SAFETY: the pointer that `switch::enter` was given, and `run` keeps no reference during that call.
     let context = unsafe { &mut *context };
-    match call::dispatch(context) {
+    let [id, ipa, count, flags, ..] = context.frame.x;
+    if esr & 0xffff == 0 && ipa % PAGE_SIZE == 0 {
+        let gfn = Gfn(ipa / PAGE_SIZE);
+        match id as u32 as u64 {
+            abi::SHARE => {
+                let reply = mm().guest_share(context.vm, gfn, count);
+                if !reply.is_success() {
+                    return slow(context, |context| convert::settle_share(context, reply));
+                }
+                context.frame.x[..4].copy_from_slice(&reply.to_regs());
+                return 0;
+            }
+            abi::UNSHARE if flags == 0 => {
+                let reply = mm().guest_unshare(context.vm, gfn, count, Unshare::default());
+                if !reply.is_success() {
+                    return slow(context, |context| {
+                        convert::settle_unshare(context, gfn, count, 0, Unshare::default(), reply)
+                    });
+                }
+                context.frame.x[..4].copy_from_slice(&reply.to_regs());
+                return 0;
+            }
+            _ => {}
+        }
+    }
+    slow(context, |context| call::dispatch(context, esr))
+}
+
+/// The rest of [`tenure_guest_call`], with the room that an exit takes.
+#[inline(never)]
+fn slow(context: &mut Context, call: impl FnOnce(&mut Context) -> Next) -> u64 {
+    match call(context) {
         Next::Resume => 0,
         Next::Leave(exit) => {
             context.exit = exit;
@@ -72,7 +107,7 @@ pub fn sync(context: &mut Context, world: &World) -> Next {
 fn smc(context: &mut Context) -> Next {
     // SAFETY: the guest's own PC, moved past its own instruction.
     unsafe { sysreg::write_elr_el2(context.frame.pc.wrapping_add(4)) };
-    let next = call::dispatch(context);
+    let next = call::dispatch(context, sysreg::esr_el2());
     context.frame.pc = sysreg::elr_el2();
     next
 }

@@ -14,12 +14,16 @@ use crate::vm;
 const INVALID: Reply = Reply::refused(Status::Invalid);
 
 /// SHARE(ipa, count).
-#[inline]
 pub fn share(context: &mut Context, ipa: u64, count: u64) -> Next {
     if ipa % PAGE_SIZE != 0 {
         return answer(context, INVALID);
     }
     let reply = mm().guest_share(context.vm, Gfn(ipa / PAGE_SIZE), count);
+    settle_share(context, reply)
+}
+
+/// What the guest or the host is told of the manager's answer to a SHARE.
+pub fn settle_share(context: &mut Context, reply: Reply) -> Next {
     match absorb(&reply) {
         Some(next) => next,
         None => answer(context, reply),
@@ -41,6 +45,18 @@ pub fn unshare(context: &mut Context, ipa: u64, count: u64, raw: u64) -> Next {
     }
     let gfn = Gfn(ipa / PAGE_SIZE);
     let reply = mm().guest_unshare(context.vm, gfn, count, how);
+    settle_unshare(context, gfn, count, raw, how, reply)
+}
+
+/// What the guest or the host is told of the manager's answer to an UNSHARE.
+pub fn settle_unshare(
+    context: &mut Context,
+    gfn: Gfn,
+    count: u64,
+    raw: u64,
+    how: Unshare,
+    reply: Reply,
+) -> Next {
     match reply.status {
         Status::Success => answer(context, reply),
         Status::Pending if raw & flags::WAIT != 0 => {
