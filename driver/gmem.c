@@ -242,6 +242,16 @@ static const struct file_operations tn_gmem_fops = {
 	.llseek = noop_llseek,
 };
 
+/* The size is for ever. */
+static int tn_gmem_setattr(struct mnt_idmap *idmap, struct dentry *dentry, struct iattr *attr)
+{
+	return -EINVAL;
+}
+
+static const struct inode_operations tn_gmem_iops = {
+	.setattr = tn_gmem_setattr,
+};
+
 int tn_gmem_create(struct tenure_vm *vm, u64 size, u64 flags)
 {
 	struct tenure_gmem *gmem;
@@ -278,6 +288,9 @@ int tn_gmem_create(struct tenure_vm *vm, u64 size, u64 flags)
 	file->f_flags |= O_LARGEFILE;
 	gmem->inode = file_inode(file);
 	ihold(gmem->inode);
+	/* fallocate(2) is for regular files. */
+	gmem->inode->i_mode |= S_IFREG;
+	gmem->inode->i_op = &tn_gmem_iops;
 	i_size_write(gmem->inode, size);
 	gmem->vm = vm;
 	tn_vm_get(vm);

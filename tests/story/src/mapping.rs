@@ -192,14 +192,36 @@ impl Drop for PipeHold {
 /// # Errors
 /// Those of pipe, fork and wait.
 pub fn in_child(access: impl FnOnce() -> u64) -> io::Result<Outcome> {
-    let mut pipe = [0; 2];
+    in_child_after(|| (), || Ok(()), access)
+}
+
+fn pipe() -> io::Result<[i32; 2]> {
+    let mut ends = [0; 2];
     // SAFETY: two descriptors are written to an array of two.
-    if unsafe { libc::pipe(pipe.as_mut_ptr()) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    if unsafe { libc::pipe(ends.as_mut_ptr()) } < 0 { Err(io::Error::last_os_error()) } else { Ok(ends) }
+}
+
+/// As [`in_child`]; the child first does `prepare`, then this process does `between`, then the child does `access`.
+///
+/// # Errors
+/// Those of pipe, fork, wait and `between`.
+pub fn in_child_after(
+    prepare: impl FnOnce(),
+    between: impl FnOnce() -> io::Result<()>,
+    access: impl FnOnce() -> u64,
+) -> io::Result<Outcome> {
+    let (pipe, go) = (pipe()?, pipe()?);
     // SAFETY: the child calls only async-signal-safe functions before _exit.
     let child = unsafe { libc::fork() };
     if child == 0 {
+        // SAFETY: our own copy; else the child would wait for itself.
+        unsafe { libc::close(go[1]) };
+        prepare();
+        let mut byte = [0u8; 8];
+        // SAFETY: eight bytes of a local array: "ready".
+        unsafe { libc::write(pipe[1], byte.as_ptr().cast(), 8) };
+        // SAFETY: one byte into a local array, or the end of the file.
+        unsafe { libc::read(go[0], byte.as_mut_ptr().cast(), 1) };
         let value = access();
         // SAFETY: eight bytes of a local variable, to a pipe that the parent reads.
         unsafe { libc::write(pipe[1], ptr::from_ref(&value).cast(), 8) };
@@ -208,7 +230,14 @@ pub fn in_child(access: impl FnOnce() -> u64) -> io::Result<Outcome> {
     }
     // SAFETY: our own descriptor.
     unsafe { libc::close(pipe[1]) };
+    // SAFETY: our own descriptor.
+    unsafe { libc::close(go[0]) };
     let mut value = 0u64;
+    // SAFETY: eight bytes into a local variable: "ready".
+    unsafe { libc::read(pipe[0], ptr::from_mut(&mut value).cast(), 8) };
+    let between = between();
+    // SAFETY: our own descriptor; its end lets the child go on.
+    unsafe { libc::close(go[1]) };
     // SAFETY: eight bytes into a local variable.
     let got = unsafe { libc::read(pipe[0], ptr::from_mut(&mut value).cast(), 8) };
     // SAFETY: our own descriptor.
@@ -218,6 +247,7 @@ pub fn in_child(access: impl FnOnce() -> u64) -> io::Result<Outcome> {
     if child < 0 || unsafe { libc::waitpid(child, &mut status, 0) } != child {
         return Err(io::Error::last_os_error());
     }
+    between?;
     if libc::WIFSIGNALED(status) {
         Ok(Outcome::Signal(libc::WTERMSIG(status)))
     } else if got == 8 {
