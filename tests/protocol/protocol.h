@@ -99,6 +99,14 @@
 #define GUEST_WORK_HOST_CALL 0x8UL
 /* A one-word read of page after page, each of which the host must populate. */
 #define GUEST_WORK_TOUCH 0x9UL
+/* n times: writes PUBLIC to the page, shares it, takes it back (again while BUSY or RETRY), writes SECRET; r3 = refusals. */
+#define GUEST_WORK_SECRETS 0xaUL
+/* As SECRETS, taking it back with DRAIN and WAIT. */
+#define GUEST_WORK_SECRETS_DRAIN 0xbUL
+/* What a page holds while it is shared. */
+#define GUEST_WORK_PUBLIC 0xb1c0b1c0b1c0b1cUL
+/* What a page holds while it is private: the host must never read it. */
+#define GUEST_WORK_SECRET 0x5ec7e75ec7e75ec7UL
 
 /* MIDR_EL1. */
 #define GUEST_SYSREG_MIDR 0x0UL

@@ -58,6 +58,12 @@ impl Frames {
         }
     }
 
+    /// Part `index` of `parts` equal parts, all free: for CPUs that each take their own.
+    pub fn part(&self, index: usize, parts: usize) -> Self {
+        let count = self.count / parts / 512 * 512;
+        Self { first: self.first + (index * count) as u64, count, used: [0; LIMIT / 64] }
+    }
+
     /// All frames, used or not.
     pub fn range(&self) -> Range<u64> {
         self.first..self.first + self.count as u64

@@ -9,7 +9,7 @@ use tenure_test_protocol as protocol;
 use tenure_test_protocol::{command, op};
 use tenure_test_rt::harness::{Failure, TestResult};
 use tenure_test_rt::probe::{self, Outcome};
-use tenure_test_rt::{check, check_eq, console, fail};
+use tenure_test_rt::{check, check_eq, console, cpu, fail};
 
 use crate::{Host, calls, memory};
 
@@ -472,7 +472,9 @@ impl Vm {
 /// # Errors
 /// A refusal.
 pub fn destroy(handle: u64) -> TestResult {
-    for _ in 0..10_000 {
+    // Another CPU may run a vCPU of it, and be a while.
+    let begin = cpu::counter();
+    while cpu::counter().wrapping_sub(begin) < cpu::counter_frequency() * 20 {
         let (reply, regs) = calls::vm_destroy(handle);
         match reply.status {
             tenure_abi::Status::Success if regs.x(4) == 1 => return Ok(()),

@@ -195,6 +195,15 @@ pub mod work {
         HOST_CALL = 8;
         /// A one-word read of page after page, each of which the host must populate.
         TOUCH = 9;
+        /// n times: writes PUBLIC to the page, shares it, takes it back (again while BUSY or RETRY), writes SECRET;
+        /// r3 = refusals.
+        SECRETS = 10;
+        /// As SECRETS, taking it back with DRAIN and WAIT.
+        SECRETS_DRAIN = 11;
+        /// What a page holds while it is shared.
+        PUBLIC = 0x0b1c_0b1c_0b1c_0b1c;
+        /// What a page holds while it is private: the host must never read it.
+        SECRET = 0x5ec7_e75e_c7e7_5ec7;
     }
 }
 

@@ -10,6 +10,7 @@ pub mod cpu;
 pub mod harness;
 pub mod memory;
 pub mod probe;
+pub mod smp;
 pub mod start;
 pub mod vectors;
 

@@ -1,6 +1,7 @@
 //! Loops between two readings of the counter.
 
-use tenure_abi::{PAGE_SIZE, guest, smccc};
+use tenure_abi::flags::unshare;
+use tenure_abi::{PAGE_SIZE, Status, guest, smccc};
 use tenure_test_protocol::work;
 use tenure_test_rt::call::{psci, quick};
 use tenure_test_rt::{cpu, probe};
@@ -20,8 +21,35 @@ pub fn run(what: u64, ipa: u64, n: u64) -> Results {
         work::STOCK_SHARE => timed(n, |index| quick(smccc::KVM_MEM_SHARE, ipa + index * PAGE_SIZE, 0, 0)),
         work::HOST_CALL => timed(n, |_| quick(guest::HOST_CALL, 0, 0, 0)),
         work::TOUCH => timed(n, |index| u64::from(probe::read(ipa + index * PAGE_SIZE).faulted())),
+        work::SECRETS => secrets(ipa, n, 0),
+        work::SECRETS_DRAIN => secrets(ipa, n, unshare::DRAIN | unshare::WAIT),
         _ => UNKNOWN,
     }
+}
+
+/// Shares what is public and takes it back before it is secret. Results: n, n done, the answer that ended it, refusals.
+fn secrets(ipa: u64, n: u64, flags: u64) -> Results {
+    let mut refusals = 0;
+    for done in 0..n {
+        probe::write(ipa, work::PUBLIC);
+        let answer = quick(guest::SHARE, ipa, 1, 0);
+        if answer != 0 {
+            return [n, done, answer, refusals, 0];
+        }
+        cpu::spin(200);
+        loop {
+            match Status::from_raw(quick(guest::UNSHARE, ipa, 1, flags)) {
+                Some(Status::Success) => break,
+                Some(Status::Busy | Status::Retry | Status::Pending) => refusals += 1,
+                other => {
+                    return [n, done, other.map_or(u64::MAX, |status| status as i64 as u64), refusals, 0];
+                }
+            }
+        }
+        probe::write(ipa, work::SECRET);
+        cpu::spin(200);
+    }
+    [n, n, 0, refusals, 0]
 }
 
 #[inline(always)]
