@@ -222,6 +222,12 @@ fn bare_metal() -> Vec<Row> {
             rows.push(
                 Row::host(&format!("bare/basic-{cpu}-gic{gic}"), "host-basic").on(cpu, 2, gic).when(when),
             );
+            rows.push(
+                Row::host(&format!("bare/smp-{cpu}-gic{gic}"), "host-smp")
+                    .on(cpu, 4, gic)
+                    .when(when)
+                    .seconds(240),
+            );
         }
     }
     rows

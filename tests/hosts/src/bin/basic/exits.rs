@@ -241,14 +241,16 @@ fn hidden_registers_trap(host: &mut Host) -> TestResult {
 
 fn psci_is_answered_without_an_exit(host: &mut Host) -> TestResult {
     with_guest(host, vm_flags::PROTECTED, |host, vm| {
-        let before: u32 = vm.exits.iter().sum();
-        let [version, ..] = vm.command(host, command::HVC, &[psci::VERSION, 0, 0, 0, 0, 0])?;
-        check!((0x1_0000..=0x1_ffff).contains(&version), "PSCI_VERSION: {version:#x}");
-        // Six arguments and the next request.
-        check_eq!(vm.exits.iter().sum::<u32>() - before, 7);
+        for order in [command::HVC, command::SMC] {
+            let before: u32 = vm.exits.iter().sum();
+            let [version, ..] = vm.command(host, order, &[psci::VERSION, 0, 0, 0, 0, 0])?;
+            check!((0x1_0000..=0x1_ffff).contains(&version), "PSCI_VERSION by order {order}: {version:#x}");
+            // Six arguments and the next request.
+            check_eq!(vm.exits.iter().sum::<u32>() - before, 7);
+        }
         // Nothing of the firmware's is a guest's to call, by either conduit.
         for (order, id) in
-            [(command::HVC, 0xC400_0021), (command::SMC, 0xC400_0021), (command::SMC, psci::VERSION)]
+            [(command::HVC, 0xC400_0021), (command::SMC, 0xC400_0021), (command::SMC, 0x8400_0063)]
         {
             let [answer, ..] = vm.command(host, order, &[id, 0, 0, 0, 0, 0])?;
             check_eq!(answer as u32, u32::MAX, "{id:#x}");

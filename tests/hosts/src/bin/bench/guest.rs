@@ -6,7 +6,7 @@ use tenure_test_hosts::vm::{Event, FREE_GFN, Vm, with_guest};
 use tenure_test_hosts::{Host, calls, memory};
 use tenure_test_protocol::{command, work};
 use tenure_test_rt::harness::Failure;
-use tenure_test_rt::{check, check_eq, cpu, fail, probe};
+use tenure_test_rt::{check, check_eq, cpu, probe};
 
 use crate::{Clock, figure, instructions};
 
@@ -156,30 +156,25 @@ fn draining(host: &mut Host, vm: &mut Vm, clock: Clock) {
 /// An exit to the host and back, with the least that a host can do, by the guest's clock.
 fn leaving(host: &mut Host, vm: &mut Vm, clock: Clock) {
     instructions("guest_exit_and_entry", || {
-        let mut event = vm.order(host, command::LOOP, &[work::HOST_CALL, 0, 256])?;
+        let event = vm.order(host, command::LOOP, &[work::HOST_CALL, 0, 256])?;
+        check!(matches!(event, Event::Exit(page) if page.reason == exit::HYPERCALL), "{event:x?}");
         // From the second exit on, nothing but VCPU_RUN stands between them.
+        let mut reason = exit::HYPERCALL;
+        let mut turns = 0u64;
+        vm.answer(0);
+        let tenths = clock.time(250, || {
+            while turns < 250 && reason == exit::HYPERCALL {
+                reason = calls::vcpu_run(vm.handle, 0).1.x(4);
+                turns += 1;
+            }
+        });
+        check_eq!((turns, reason), (250, exit::HYPERCALL));
         loop {
-            match event {
-                Event::Idle(_) => fail!("the loop ended before the host let it"),
+            match vm.run(host)? {
+                Event::Idle(_) => return Ok(tenths),
                 Event::Exit(page) => check_eq!(page.reason, exit::HYPERCALL),
             }
-            let mut reason = exit::HYPERCALL;
-            let mut turns = 0u64;
             vm.answer(0);
-            let tenths = clock.time(250, || {
-                while turns < 250 && reason == exit::HYPERCALL {
-                    reason = calls::vcpu_run(vm.handle, 0).1.x(4);
-                    turns += 1;
-                }
-            });
-            check_eq!((turns, reason), (250, exit::HYPERCALL));
-            event = vm.run(host)?;
-            while let Event::Exit(page) = event {
-                check_eq!(page.reason, exit::HYPERCALL);
-                vm.answer(0);
-                event = vm.run(host)?;
-            }
-            return Ok(tenths);
         }
     });
 }
