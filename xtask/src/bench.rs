@@ -62,8 +62,12 @@ fn machine_with(memory: u32) -> Config {
 /// What the bare-metal host of the benchmark measures of the calls.
 fn calls(figures: &mut Vec<Figure>) -> Result<()> {
     ui::step("calls, measured by a bare-metal host", true, |_| {
-        let payload =
-            Payload::Tenure { kernel: build::bare("host-bench"), initrd: None, bootargs: String::new() };
+        let payload = Payload::Tenure {
+            image: paths::image(),
+            kernel: build::bare("host-bench"),
+            initrd: None,
+            bootargs: String::new(),
+        };
         let expected = vec!["bench ".to_owned(), "result: *passed, 0 failed".to_owned()];
         let lines = follow(&machine_with(1024), &payload, Vec::new(), expected, "bench-calls")?;
         let found: Vec<Figure> = lines.iter().filter_map(|line| Figure::read(line)).collect();

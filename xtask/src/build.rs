@@ -24,6 +24,8 @@ pub struct Args {
 pub enum Part {
     /// The hypervisor: target/tenure.img, a raw file with the arm64 Linux `Image` header.
     Hyp,
+    /// The hypervisor that starts from the worst register values: target/tenure-unknown-resets.img, a test's matter.
+    HypUnknownResets,
     /// The bare-metal guests and hosts of tests/ (the hosts hold the guests).
     Bare,
     /// The Linux driver, against Debian's kernel headers: target/driver/tenure.ko.
@@ -55,6 +57,12 @@ pub fn parts_of(machine: &Machine, parts: &[Part]) -> Result<()> {
             Part::Hyp => ui::step("hypervisor", true, |_| {
                 cargo::build(machine, BARE_METAL, "tenure-hyp")?;
                 flat::write(&cargo::artifact(BARE_METAL, "tenure-hyp"), &paths::image())
+            })?,
+            Part::HypUnknownResets => ui::step("hypervisor, from unknown resets", true, |_| {
+                let dir = paths::target().join("unknown-resets");
+                cargo::build_in(machine, &dir, BARE_METAL, "tenure-hyp", &["--features=unknown-resets"])?;
+                let elf = cargo::artifact_in(&dir, BARE_METAL, "tenure-hyp");
+                flat::write(&elf, &paths::unknown_resets_image())
             })?,
             Part::Bare => ui::step("bare-metal tests", true, |_| {
                 // The hosts embed the guests.

@@ -28,6 +28,11 @@ pub fn image() -> PathBuf {
     target().join("tenure.img")
 }
 
+/// The hypervisor's image of the feature `unknown-resets`: every register starts with the worst value.
+pub fn unknown_resets_image() -> PathBuf {
+    target().join("tenure-unknown-resets.img")
+}
+
 /// What is fetched once a machine and survives `cargo clean`: `${XDG_CACHE_HOME:-~/.cache}/tenure`.
 pub fn cache() -> Result<PathBuf> {
     let base = match env::var_os("XDG_CACHE_HOME").filter(|dir| !dir.is_empty()) {

@@ -62,6 +62,8 @@ impl Default for Config {
 pub enum Payload {
     /// Tenure, and under it a kernel that `guest-loader` describes in the device tree.
     Tenure {
+        /// The hypervisor.
+        image: PathBuf,
         /// The host's kernel, or a bare-metal host of tests/hosts.
         kernel: PathBuf,
         /// The host's initrd.
@@ -103,8 +105,8 @@ impl Config {
             qemu.args(["-icount", "shift=0,sleep=off"]);
         }
         match payload {
-            Payload::Tenure { kernel, initrd, bootargs } => {
-                qemu.arg("-kernel").arg(paths::image());
+            Payload::Tenure { image, kernel, initrd, bootargs } => {
+                qemu.arg("-kernel").arg(image);
                 qemu.arg("-device").arg(guest_loader(KERNEL_ADDRESS, "kernel", kernel, Some(bootargs)));
                 if let Some(initrd) = initrd {
                     qemu.arg("-device").arg(guest_loader(INITRD_ADDRESS, "initrd", initrd, None));

@@ -9,7 +9,7 @@ use crate::initramfs::{self, Contents};
 use crate::qemu::console::Watch;
 use crate::qemu::runner::{self, End};
 use crate::qemu::{Config, Payload};
-use crate::{build, exec, setup};
+use crate::{build, exec, paths, setup};
 
 /// Boot an unmodified Debian kernel under Tenure in QEMU and show what Tenure is for.
 ///
@@ -120,7 +120,7 @@ pub fn task(args: &Args) -> Result<()> {
     let payload = if args.bare {
         Payload::Bare { kernel, initrd: Some(initrd), bootargs }
     } else {
-        Payload::Tenure { kernel, initrd: Some(initrd), bootargs }
+        Payload::Tenure { image: paths::image(), kernel, initrd: Some(initrd), bootargs }
     };
     println!("  QEMU: {}, {} MiB", config.name(), config.memory);
     let mut qemu = config.command(&payload);

@@ -115,6 +115,9 @@ fn parts(rows: &[Row]) -> Vec<build::Part> {
     if any(|kind| !matches!(kind, Kind::Plain)) {
         parts.push(build::Part::Hyp);
     }
+    if rows.iter().any(|row| row.unknown_resets) {
+        parts.push(build::Part::HypUnknownResets);
+    }
     if any(|kind| matches!(kind, Kind::Host { .. })) {
         parts.push(build::Part::Bare);
     }

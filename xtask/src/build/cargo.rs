@@ -1,7 +1,7 @@
 //! Rust for arm64, by cargo.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
@@ -18,11 +18,26 @@ const LIMIT: Duration = Duration::from_secs(1200);
 /// # Errors
 /// The compiler's own words.
 pub fn build(machine: &Machine, target: &str, package: &str) -> Result<Outcome> {
+    build_in(machine, &paths::target(), target, package, &[])
+}
+
+/// The same with further arguments, into a target folder of its own: two variants in one would evict each other.
+///
+/// # Errors
+/// The compiler's own words.
+pub fn build_in(
+    machine: &Machine,
+    dir: &Path,
+    target: &str,
+    package: &str,
+    more: &[&str],
+) -> Result<Outcome> {
     let begin = SystemTime::now();
     let mut command = machine.rust.cargo("build", target);
-    command.args(["--release", "--color", "never", "-p", package]);
-    exec::logged(&mut command, &format!("build-{package}"), LIMIT)?;
-    let changed = fs::read_dir(folder(target))?.flatten().any(|entry| {
+    command.args(["--release", "--color", "never", "-p", package]).args(more).arg("--target-dir").arg(dir);
+    let log = format!("build-{package}{}", more.concat().replace('-', "_"));
+    exec::logged(&mut command, &log, LIMIT)?;
+    let changed = fs::read_dir(folder(dir, target))?.flatten().any(|entry| {
         let time = entry.metadata().and_then(|data| data.modified());
         entry.path().is_file() && time.is_ok_and(|time| time > begin)
     });
@@ -30,13 +45,18 @@ pub fn build(machine: &Machine, target: &str, package: &str) -> Result<Outcome> 
     Ok(if changed { Outcome::Done(text) } else { Outcome::Present(text) })
 }
 
-fn folder(target: &str) -> PathBuf {
-    paths::target().join(target).join("release")
+fn folder(dir: &Path, target: &str) -> PathBuf {
+    dir.join(target).join("release")
 }
 
 /// Where cargo leaves a binary.
 pub fn artifact(target: &str, name: &str) -> PathBuf {
-    folder(target).join(name)
+    artifact_in(&paths::target(), target, name)
+}
+
+/// The same for [`build_in`].
+pub fn artifact_in(dir: &Path, target: &str, name: &str) -> PathBuf {
+    folder(dir, target).join(name)
 }
 
 /// The names of a package's binaries.

@@ -68,6 +68,7 @@ impl<'a> Boots<'a> {
 
     fn payload(&self, row: &Row) -> Result<Payload> {
         let debian = || self.machine.kernel.clone();
+        let image = if row.unknown_resets { paths::unknown_resets_image() } else { paths::image() };
         Ok(match &row.kind {
             Kind::Plain => {
                 let bootargs = run::bootargs("boot", &row.bootargs);
@@ -75,11 +76,14 @@ impl<'a> Boots<'a> {
             }
             Kind::Debian { run } => {
                 let bootargs = run::bootargs(run, &row.bootargs);
-                Payload::Tenure { kernel: debian(), initrd: self.full.clone(), bootargs }
+                Payload::Tenure { image, kernel: debian(), initrd: self.full.clone(), bootargs }
             }
-            Kind::Host { name } => {
-                Payload::Tenure { kernel: build::bare(name), initrd: None, bootargs: row.bootargs.clone() }
-            }
+            Kind::Host { name } => Payload::Tenure {
+                image,
+                kernel: build::bare(name),
+                initrd: None,
+                bootargs: row.bootargs.clone(),
+            },
             Kind::Tree(kind) => tree(&row.config, *kind)?,
         })
     }

@@ -71,6 +71,8 @@ pub struct Row {
     pub config: Config,
     /// What is started on it.
     pub kind: Kind,
+    /// Whether the hypervisor is the one that starts with the worst value in every register.
+    pub unknown_resets: bool,
     /// Whether it runs a program of tests/story.
     pub programs: bool,
     /// Further words for the host's command line.
@@ -94,6 +96,7 @@ impl Row {
             when: When::Always,
             config: Config::default(),
             kind,
+            unknown_resets: false,
             programs: false,
             bootargs: String::new(),
             expect: Vec::new(),
@@ -145,6 +148,12 @@ impl Row {
 
     fn without_el2(mut self) -> Self {
         self.config.el2 = false;
+        self
+    }
+
+    /// QEMU's resets are kind, hardware's are not: the hypervisor makes them unkind first.
+    fn from_unknown_resets(mut self) -> Self {
+        self.unknown_resets = true;
         self
     }
 
@@ -258,6 +267,14 @@ fn debian() -> Vec<Row> {
         Row::debian("linux/boot-8-cpus-gic2", "boot")
             .on("cortex-a53", 8, 2)
             .expect(&[&cpus(8), "init: boot ended with 0"]),
+        Row::debian("linux/unknown-resets-a53", "hotplug")
+            .from_unknown_resets()
+            .on("cortex-a53", 2, 2)
+            .expect(&["init: hotplug ended with 0"]),
+        Row::debian("linux/unknown-resets-max", "hotplug")
+            .from_unknown_resets()
+            .on("max", 2, 3)
+            .expect(&["init: hotplug ended with 0"]),
         Row::debian("linux/hotplug", "hotplug")
             .expect(&["hotplug: all 4 CPUs*", "init: hotplug ended with 0"]),
         Row::debian("linux/reboot", "reboot").reboots().expect(&[
