@@ -153,7 +153,7 @@ fn booted() -> Vec<String> {
 fn linux(machine: &Machine, initrd: PathBuf, tenure: bool) -> Payload {
     let (kernel, initrd, bootargs) = (machine.kernel.clone(), Some(initrd), run::bootargs("boot", ""));
     if tenure {
-        Payload::Tenure { kernel, initrd, bootargs }
+        Payload::Tenure { image: paths::image(), kernel, initrd, bootargs }
     } else {
         Payload::Bare { kernel, initrd, bootargs }
     }
