@@ -17,7 +17,6 @@ use crate::vcpu::world::World;
 mod abort;
 mod call;
 mod convert;
-pub mod mmio;
 mod psci;
 mod registers;
 

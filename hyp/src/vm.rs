@@ -82,14 +82,23 @@ impl Cpus {
     }
 
     /// Takes all vCPUs of the VM apart, and lets no new one be made. `undo` gives back what a vCPU had; if it says false,
-    /// that vCPU stays. Returns true when none is left.
-    pub fn dismantle(&self, handle: VmHandle, mut undo: impl FnMut(Taken) -> bool) -> bool {
+    /// that vCPU stays. Returns true when none is left; `None` if `lives` says that the slot is another VM's by now.
+    pub fn dismantle(
+        &self,
+        handle: VmHandle,
+        lives: impl FnOnce() -> bool,
+        mut undo: impl FnMut(Taken) -> bool,
+    ) -> Option<bool> {
         let mut gate = lock(&self.gate);
+        // Asked under the lock that a vCPU is made under: no vCPU of a later VM can be here yet.
+        if !lives() {
+            return None;
+        }
         *gate = Gate { handle: handle.0, closed: true };
         let mut all = true;
         for vcpu in &self.vcpus {
             all &= vcpu.take_apart(&mut undo);
         }
-        all
+        Some(all)
     }
 }

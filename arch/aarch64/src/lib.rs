@@ -17,6 +17,7 @@ pub mod barrier;
 pub mod cache;
 pub mod cpu;
 pub mod el1;
+pub mod emulate;
 pub mod esr;
 pub mod features;
 pub mod fp;

@@ -36,6 +36,14 @@ impl GuestFrame {
     }
 }
 
+/// PSTATE bits that may be chosen for a guest: N, Z, C, V, D, A, I, F and the mode.
+const PSTATE_ALLOWED: u64 = 0xf << 28 | 0xf << 6 | 0xf;
+
+/// True for a PSTATE that a guest may be started with: AArch64 at EL0 or EL1.
+pub const fn is_startable(pstate: u64) -> bool {
+    pstate & !PSTATE_ALLOWED == 0 && matches!(pstate & 0xf, 0b0000 | 0b0100 | 0b0101)
+}
+
 const EXIT_SYNC: u64 = 0;
 const EXIT_CALL: u64 = 1;
 const EXIT_IRQ: u64 = 2;
@@ -118,6 +126,16 @@ pub unsafe fn take_serror() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_guest_starts_at_el2_or_in_32_bits_or_in_single_step() {
+        for pstate in [0, 0b0100, 0b0101, 0x3c5, 0xf000_0000] {
+            assert!(is_startable(pstate), "{pstate:#x}");
+        }
+        for pstate in [0b1000, 0b1001, 0b1101, 0b0001, 0x10, 0x1d3, 1 << 20, 1 << 21, 1 << 32] {
+            assert!(!is_startable(pstate), "{pstate:#x}");
+        }
+    }
 
     #[test]
     fn register_31_reads_zero_and_swallows_writes() {

@@ -5,6 +5,7 @@ use tenure_mm::{VmHandle, VmRef};
 
 use super::Call;
 use crate::machine::mm;
+use crate::vcpu::slot::Taken;
 use crate::vm;
 
 /// The VM that a call names, kept alive.
@@ -60,14 +61,15 @@ pub fn destroy(at: &mut Call<'_>) -> Reply {
 
 /// One step of a VM's end: first its vCPUs, whose run pages go back to the host, then its memory.
 pub fn destroy_step(handle: VmHandle) -> (Reply, bool) {
-    let lives = mm().vms().iter().any(|vm| vm.handle() == Some(handle));
-    let Some(cpus) = vm::cpus(handle.slot()).filter(|_| lives) else {
-        return (Reply::refused(Status::Invalid), false);
-    };
-    let gone = cpus.dismantle(handle, |vcpu| mm().hyp_unpin(vcpu.run_page).is_ok());
-    if !gone {
-        let used = Reply { mask: reply::VM_IN_USE, ..Reply::refused(Status::Retry) };
-        return (used, false);
+    let lives = || mm().vms().iter().any(|vm| vm.handle() == Some(handle));
+    let undo = |vcpu: Taken| mm().hyp_unpin(vcpu.run_page).is_ok();
+    match vm::cpus(handle.slot()).and_then(|cpus| cpus.dismantle(handle, lives, undo)) {
+        None => return (Reply::refused(Status::Invalid), false),
+        Some(false) => {
+            let used = Reply { mask: reply::VM_IN_USE, ..Reply::refused(Status::Retry) };
+            return (used, false);
+        }
+        Some(true) => {}
     }
     let step = mm().vm_destroy(handle);
     (step.reply, step.finished)

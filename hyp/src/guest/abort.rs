@@ -3,10 +3,10 @@
 use tenure_abi::flags::status;
 use tenure_abi::{PAGE_SIZE, RunPage, exit};
 use tenure_arch::esr::{Class, Esr, Fault as Cause, stage2_address};
-use tenure_arch::sysreg;
+use tenure_arch::{emulate, sysreg};
 use tenure_mm::{GuestFault, Ipa};
 
-use super::{Next, external_abort, mmio, plain, step};
+use super::{Next, external_abort, plain, step};
 use crate::machine::mm;
 use crate::vcpu::context::{After, Context, Fault};
 
@@ -69,7 +69,7 @@ fn accessed(context: &Context, reason: u64, esr: Esr) -> RunPage {
         Some(access) => RunPage {
             width: u64::from(access.size),
             write: u64::from(access.write),
-            data: if access.write { mmio::stored(&context.frame, access) } else { 0 },
+            data: if access.write { emulate::stored(&context.frame, access) } else { 0 },
             ..plain(reason)
         },
         None => plain(reason),

@@ -1,16 +1,9 @@
 //! A vCPU's registers by number (REG_GET, REG_SET): which there are, and which values may be set.
 
 use tenure_abi::reg;
+use tenure_arch::switch;
 
 use super::context::Context;
-
-/// PSTATE bits that a host may set: N, Z, C, V, D, A, I, F and the mode.
-const PSTATE_ALLOWED: u64 = 0xf << 28 | 0xf << 6 | 0xf;
-
-/// True for a PSTATE that a vCPU may start with: AArch64 at EL0 or EL1.
-pub const fn is_startable(pstate: u64) -> bool {
-    pstate & !PSTATE_ALLOWED == 0 && matches!(pstate & 0xf, 0b0000 | 0b0100 | 0b0101)
-}
 
 fn place(context: &mut Context, number: u64) -> Option<&mut u64> {
     let el1 = &mut context.el1;
@@ -59,7 +52,7 @@ pub enum NotSet {
 pub fn set(context: &mut Context, number: u64, value: u64) -> Result<(), NotSet> {
     match number {
         reg::MPIDR_EL1 => return Err(NotSet::ReadOnly),
-        reg::PSTATE if !is_startable(value) => return Err(NotSet::Invalid),
+        reg::PSTATE if !switch::is_startable(value) => return Err(NotSet::Invalid),
         _ => {}
     }
     *place(context, number).ok_or(NotSet::Invalid)? = value;

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)] // Entering the guest.
 
 use tenure_abi::{Reply, RunPage, exit};
+use tenure_arch::emulate;
 use tenure_arch::host::hcr;
 use tenure_arch::switch::{self, Exit};
 use tenure_mm::Vm;
@@ -49,7 +50,7 @@ fn complete(context: &mut Context, page: HostPage) {
         After::Nothing => {}
         After::Mmio(access) => {
             if !access.write {
-                guest::mmio::complete_load(&mut context.frame, access, run_page::answer(page));
+                emulate::complete_load(&mut context.frame, access, run_page::answer(page));
             }
             context.frame.pc = context.frame.pc.wrapping_add(4);
         }
