@@ -25,6 +25,7 @@ pub fn vttbr() -> u64 {
 
 /// Enters the host on this CPU, at `pc` with `x0`, as a kernel expects to find the machine.
 pub fn enter(pc: u64, x0: u64) -> ! {
+    tenure_arch::errata::note_this_cpu();
     let cpu = percpu::this();
     cpu.head.vcpu.store(core::ptr::null_mut(), Ordering::Relaxed);
     // SAFETY: the host's stage 2 gives it nothing but its own; EL2's MMU is on and no vCPU is loaded.

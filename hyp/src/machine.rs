@@ -109,7 +109,7 @@ impl Machine for El2 {
     }
 
     fn dsb_ish(&self) {
-        barrier::dsb_ish();
+        tlb::complete();
     }
 
     fn isb(&self) {

@@ -18,6 +18,7 @@ pub mod cache;
 pub mod cpu;
 pub mod el1;
 pub mod emulate;
+pub mod errata;
 pub mod esr;
 pub mod features;
 pub mod fp;

@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 use crate::barrier;
+use crate::errata::{self, Workaround};
 
 macro_rules! tlbi {
     ($($(#[$doc:meta])* $name:ident = $op:literal;)*) => {$(
@@ -62,6 +63,17 @@ tlbi_arg! {
     ipas2le1is = "ipas2le1is";
     /// Stage 1 of EL2 of one address, all CPUs. The argument is `va >> 12`.
     vae2is = "vae2is";
+}
+
+/// Waits until earlier invalidations are complete on all CPUs, twice over where a CPU of the machine needs that
+/// ([`crate::errata`]): the second invalidation may be of anything, so one of an address that EL2 never maps is used.
+#[inline]
+pub fn complete() {
+    barrier::dsb_ish();
+    if errata::machine_needs(Workaround::RepeatTlbi) {
+        vae2is(0);
+        barrier::dsb_ish();
+    }
 }
 
 /// Invalidates all translations of EL2 on every CPU, and waits.
