@@ -12,11 +12,14 @@ mod death;
 mod discovery;
 mod drain;
 mod exits;
+mod last;
 mod lives;
 mod plain;
 mod rubbish;
 mod sharing;
+mod shortage;
 mod table;
+mod vcpus;
 mod world;
 
 use tenure_test_hosts::Host;
@@ -63,7 +66,10 @@ fn main(dtb: u64) -> ! {
         run("table", table::TESTS, &mut host);
         run("attacks", attacks::TESTS, &mut host);
         run("world", world::TESTS, &mut host);
+        run("vcpus", vcpus::TESTS, &mut host);
         run("plain", plain::TESTS, &mut host);
+        run("shortage", shortage::TESTS, &mut host);
+        run("last", last::TESTS, &mut host);
     } else {
         println!("note: no Tenure here");
     }
