@@ -7,6 +7,7 @@
  * at all. Whoever still holds a page after the tries becomes an observed pin, so that the guest is told BUSY and why.
  */
 #include <linux/delay.h>
+#include <linux/sched/signal.h>
 
 #include "driver.h"
 
@@ -130,7 +131,8 @@ static bool tn_all_are(struct tenure_gmem *gmem, u64 pgoff, u64 pages, u64 to)
 		struct tenure_slot *slot = tn_gmem_slot(gmem, pgoff);
 		u64 state;
 
-		if (!slot || tn_call(gmem->vm, &reply, TENURE_CALL_QUERY_GUEST, gmem->vm->handle,
+		cond_resched();
+		if (!slot || fatal_signal_pending(current) || tn_call(gmem->vm, &reply, TENURE_CALL_QUERY_GUEST, gmem->vm->handle,
 				     slot->gfn + pgoff - slot->pgoff, TENURE_QUERY_UNSHARE, 0, 0) == TENURE_INVALID)
 			return false;
 		state = TN_FIELD(reply.x[0], STATE);
@@ -188,6 +190,9 @@ static int tn_convert_check(struct tenure_gmem *gmem, u64 pgoff, u64 pages, u64 
 	for (i = 0; i < pages; i++) {
 		struct tenure_slot *slot = tn_gmem_slot(gmem, pgoff + i);
 
+		cond_resched();
+		if (fatal_signal_pending(current))
+			return -EINTR;
 		*error = pgoff + i;
 		if (!slot)
 			return -EINVAL;
@@ -260,6 +265,7 @@ int tn_convert(struct tenure_gmem *gmem, struct tenure_kvm_attributes2 *attribut
 	down_write(&gmem->sem);
 	err = gmem->dead ? -EIO : tn_convert_check(gmem, pgoff, pages, to, &error);
 	while (!err && pages) {
+		cond_resched();
 		struct tenure_slot *slot = tn_gmem_slot(gmem, pgoff);
 		u64 step = min3(pages, slot->pgoff + slot->pages - pgoff, (u64)TENURE_MAX_ATOMIC_PAGES);
 

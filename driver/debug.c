@@ -50,10 +50,26 @@ static int tn_state_show(struct seq_file *file, void *unused)
 }
 DEFINE_SHOW_ATTRIBUTE(tn_state);
 
+/* Frames of the machine by state, in the order of TENURE_STATE_*, then CPU and DMA pins. */
+static int tn_frames_show(struct seq_file *file, void *unused)
+{
+	struct tenure_count count;
+	int i, err = tn_count_frames(&count);
+
+	if (err)
+		return err;
+	for (i = 0; i < ARRAY_SIZE(count.state); i++)
+		seq_printf(file, "%llu ", count.state[i]);
+	seq_printf(file, "%llu %llu\n", count.cpu_pins, count.dma_pins);
+	return 0;
+}
+DEFINE_SHOW_ATTRIBUTE(tn_frames);
+
 void tn_debug_register(void)
 {
 	tn_debug_dir = debugfs_create_dir("tenure", NULL);
 	debugfs_create_file("log", 0400, tn_debug_dir, NULL, &tn_log_fops);
+	debugfs_create_file("frames", 0400, tn_debug_dir, NULL, &tn_frames_fops);
 	debugfs_create_file("state", 0400, tn_debug_dir, NULL, &tn_state_fops);
 }
 

@@ -70,6 +70,7 @@ void tn_gmem_kill(struct tenure_gmem *gmem)
 	tn_gmem_zap(gmem, 0, gmem->pages);
 	xa_for_each(&gmem->frames, index, page) {
 		xa_erase(&gmem->frames, index);
+		cond_resched();
 		/* Where no slot was, it never was the guest's. */
 		tn_reap(page, tn_gmem_slot(gmem, index));
 	}

@@ -7,7 +7,7 @@
  * conversion; it stands for all such holders of the page and is looked at by a worker until the count is normal.
  */
 #include <linux/delay.h>
-#include <linux/sched.h>
+#include <linux/sched/signal.h>
 #include <linux/slab.h>
 
 #include "driver.h"
@@ -240,11 +240,16 @@ int tn_pin(struct tn_session *session, struct tenure_pin *pin)
 
 	if (!gmem)
 		return -EINVAL;
-	for (i = 0; i < pages && !err; i++)
+	for (i = 0; i < pages && !err; i++) {
 		do {
 			err = tn_pin_page(session, gmem, pgoff + i, pin, &reply);
 			cond_resched();
 		} while (err == -EAGAIN && !signal_pending(current));
+		if (!err && fatal_signal_pending(current)) {
+			err = -EINTR;
+			i++;
+		}
+	}
 	if (err)
 		i--;
 	page = xa_load(&gmem->frames, pgoff + (err ? i : 0));

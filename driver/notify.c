@@ -26,8 +26,10 @@ static int tn_reboot(struct notifier_block *block, unsigned long action, void *d
 	on_each_cpu(tn_kick, NULL, 1);
 	for (i = 0; i < TN_RESET_TRIES; i++) {
 		tn_hvc(&reply, TENURE_CALL_HOST_RESET, 0, 0, 0, 0, 0);
-		if (reply.status == TENURE_SUCCESS && reply.x[0])
+		if (reply.status == TENURE_SUCCESS && reply.x[0]) {
+			pr_info("tenure: every guest is gone, every page is the host's\n");
 			return NOTIFY_OK;
+		}
 		if (reply.status != TENURE_SUCCESS && reply.status != TENURE_RETRY)
 			break;
 		if (reply.status == TENURE_RETRY && !reply.done)
@@ -62,7 +64,8 @@ static int tn_panic(struct notifier_block *block, unsigned long action, void *da
 	struct tn_reply reply;
 
 	WRITE_ONCE(tn_machine.stopping, true);
-	tn_hvc(&reply, TENURE_CALL_PANIC_MODE, 0, 0, 0, 0, 0);
+	if (tn_hvc(&reply, TENURE_CALL_PANIC_MODE, 0, 0, 0, 0, 0) == TENURE_SUCCESS)
+		pr_emerg("tenure: guest memory reads as zeros from now on\n");
 	return NOTIFY_DONE;
 }
 

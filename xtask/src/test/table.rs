@@ -256,10 +256,36 @@ fn debian() -> Vec<Row> {
             .expect(&["plain: passed *", "init: plain ended with 0"])
             .never(&["NOT AS IT MUST BE"])
             .seconds(120),
-        Row::debian("linux/unload", "unload")
+        Row::debian("linux/killed", "killed")
             .with_programs()
-            .expect(&["unload: the driver is gone", "story: passed *", "init: unload ended with 0"])
+            .expect(&[
+                "killed: hibernation is refused",
+                "killed: every page is back",
+                "killed: the driver is gone",
+                "story: passed *",
+                "init: killed ended with 0",
+            ])
             .seconds(180),
+        Row::debian("linux/parallel", "parallel")
+            .with_programs()
+            .expect(&["plain: passed *", "plain: passed *", "plain: passed *", "init: parallel ended with 0"])
+            .never(&["NOT AS IT MUST BE"])
+            .seconds(180),
+        Row::debian("linux/panic", "panic")
+            .with_programs()
+            .expect(&["hold: a guest spins", "sysrq triggered crash", "tenure: guest memory reads as zeros from now on"])
+            .allow(&["Kernel panic - not syncing: sysrq triggered crash", "end Kernel panic"])
+            .seconds(120),
+        Row::debian("linux/reset", "reset")
+            .with_programs()
+            .words("loglevel=7")
+            .expect(&[
+                "hold: a guest spins",
+                "init: reset ended with 0",
+                "tenure: every guest is gone, every page is the host's",
+                "reboot: Power down",
+            ])
+            .seconds(120),
         Row::debian("linux/boot-4g", "boot").memory(4096).expect(&["init: boot ended with 0"]),
         Row::debian("linux/boot-8-cpus-gic3", "boot")
             .on("cortex-a76", 8, 3)
