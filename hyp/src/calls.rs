@@ -12,6 +12,8 @@ mod system;
 mod vcpu;
 mod vm;
 
+pub use system::end_all;
+
 /// A call's registers.
 pub struct Call<'f> {
     frame: &'f mut HostFrame,

@@ -11,7 +11,7 @@ use tenure_dt::{Conduit, Platform};
 
 use crate::boot::head;
 use crate::percpu::{self, Cpu, PowerState};
-use crate::{calls, console, host};
+use crate::{calls, host};
 
 /// Function ids of the 32-bit convention; the 64-bit ones have bit 30 set too.
 mod id {
@@ -185,10 +185,12 @@ fn affinity_info(mpidr: u64, level: u64) -> u64 {
     }
 }
 
-/// SYSTEM_OFF and SYSTEM_RESET do not return.
+/// SYSTEM_OFF and SYSTEM_RESET do not return, unless a guest cannot be ended first.
 fn system(function: u32) -> u64 {
-    log::info!("the host asks for {}", if function == id::SYSTEM_OFF { "power-off" } else { "a reset" });
-    let _ = console::line;
+    if !calls::end_all() {
+        log::warn!("the host may not go: a vCPU does not come back");
+        return result::INTERNAL_FAILURE;
+    }
     let [status, ..] = firmware([u64::from(function), 0, 0, 0, 0, 0, 0, 0]);
     if status == result::SUCCESS { result::INTERNAL_FAILURE } else { status }
 }
