@@ -273,5 +273,6 @@ pub fn report(platform: &Platform<'_>, plan: &Plan) {
     let total = platform.ram.iter().map(|r| r.size).sum::<u64>().max(1);
     // Thousandths of a percent, rounded up.
     let share = (kept_bytes(plan) * 100_000).div_ceil(total);
+    log::info!("no IOMMU is driven: devices can reach every page of RAM, private ones too");
     log::info!("memory kept {kept} KiB of {} MiB ({}.{:03} %)", total >> 20, share / 1000, share % 1000);
 }
