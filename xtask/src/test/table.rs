@@ -152,7 +152,7 @@ impl Row {
     }
 
     /// QEMU's resets are kind, hardware's are not: the hypervisor makes them unkind first.
-    fn from_unknown_resets(mut self) -> Self {
+    fn unknown_resets(mut self) -> Self {
         self.unknown_resets = true;
         self
     }
@@ -294,11 +294,11 @@ fn debian() -> Vec<Row> {
             .on("cortex-a53", 8, 2)
             .expect(&[&cpus(8), "init: boot ended with 0"]),
         Row::debian("linux/unknown-resets-a53", "hotplug")
-            .from_unknown_resets()
+            .unknown_resets()
             .on("cortex-a53", 2, 2)
             .expect(&["init: hotplug ended with 0"]),
         Row::debian("linux/unknown-resets-max", "hotplug")
-            .from_unknown_resets()
+            .unknown_resets()
             .on("max", 2, 3)
             .expect(&["init: hotplug ended with 0"]),
         Row::debian("linux/hotplug", "hotplug")
