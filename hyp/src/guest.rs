@@ -93,7 +93,8 @@ pub fn sync(context: &mut Context, world: &World) -> Next {
         }
         Class::SysReg => registers::handle(context, world, esr),
         Class::WaitFor => {
-            step(context);
+            // 16 bits long where IL is 0: AArch32 at EL0, if the guest went there all the same.
+            context.frame.pc = context.frame.pc.wrapping_add(if esr.il() { 4 } else { 2 });
             // TI (DDI 0487 D24.2.40): 0 is WFI; WFE is not trapped.
             if esr.iss() & 3 == 0 { Next::Leave(plain(exit::WFI)) } else { Next::Resume }
         }

@@ -66,8 +66,11 @@ pub struct Inner {
 }
 
 impl Inner {
-    const EMPTY: Self =
-        Self { pool: Pool::empty(), measurement: [0; 32], teardown: Teardown { next_gfn: 0, next_frame: 0, pages: false } };
+    const EMPTY: Self = Self {
+        pool: Pool::empty(),
+        measurement: [0; 32],
+        teardown: Teardown { next_gfn: 0, next_frame: 0, pages: false },
+    };
 }
 
 /// All slots of a machine, empty.

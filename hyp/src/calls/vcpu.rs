@@ -4,13 +4,13 @@ use tenure_abi::{Reply, Status, flags, reg, reply};
 use tenure_mm::{Pfn, Refusal, VmRef};
 
 use super::{Call, vm::named};
+use crate::guest;
 use crate::machine::mm;
 use crate::vcpu::context::{After, Context, Request, Verdict};
 use crate::vcpu::regs::{self, NotSet};
 use crate::vcpu::slot::{Held, Power, Unavailable};
 use crate::vcpu::{run as runner, world};
 use crate::vm::{self, Closed};
-use crate::guest;
 
 const INVALID: Reply = Reply::refused(Status::Invalid);
 const DENIED: Reply = Reply::refused(Status::Denied);
@@ -133,7 +133,10 @@ pub fn reg_set(at: &mut Call<'_>) -> Reply {
         };
         match set {
             Ok(()) => {
-                mm().measure(vm, &[b"reg", &index.to_le_bytes(), &number.to_le_bytes(), &value.to_le_bytes()]);
+                mm().measure(
+                    vm,
+                    &[b"reg", &index.to_le_bytes(), &number.to_le_bytes(), &value.to_le_bytes()],
+                );
                 Reply::done(0)
             }
             Err(NotSet::Invalid) => INVALID,
@@ -195,4 +198,3 @@ pub fn refuse(at: &mut Call<'_>) -> Reply {
         Reply::done(0)
     })
 }
-

@@ -32,7 +32,12 @@ pub fn handle(context: &mut Context, esr: Esr) -> Next {
         GuestFault::Resume => Next::Resume,
         GuestFault::Populate(kind) => {
             context.fault = Some(Fault { esr: esr.0, far });
-            Next::Leave(RunPage { gpa: ipa & !(PAGE_SIZE - 1), count: 1, status: kind, ..plain(exit::POPULATE) })
+            Next::Leave(RunPage {
+                gpa: ipa & !(PAGE_SIZE - 1),
+                count: 1,
+                status: kind,
+                ..plain(exit::POPULATE)
+            })
         }
         GuestFault::Device => device(context, esr, ipa, far),
         // A protected guest touches what nobody declared: its own mistake.

@@ -3,7 +3,9 @@
 //! Runs in the short way of `arch`'s switch: the guest's PC is in `ELR_EL2`, behind the HVC.
 #![allow(unsafe_code)] // Moving the guest's PC.
 
-use tenure_abi::{ABI_VERSION, NO_INDEX, PAGE_SIZE, Reply, RunPage, Status, exit, flags, guest, reply, smccc};
+use tenure_abi::{
+    ABI_VERSION, NO_INDEX, PAGE_SIZE, Reply, RunPage, Status, exit, flags, guest, reply, smccc,
+};
 use tenure_arch::sysreg;
 use tenure_mm::Gfn;
 

@@ -76,10 +76,8 @@ impl World {
     pub unsafe fn load(context: &mut Context, root: u64) -> Self {
         let cpu = percpu::this();
         let features = cpu.features();
-        let regs = *cpu
-            .world
-            .regs
-            .call_once(|| GuestRegs::new(features, &HostRegs::current(), forced_types()));
+        let regs =
+            *cpu.world.regs.call_once(|| GuestRegs::new(features, &HostRegs::current(), forced_types()));
         let mut host = El1State::default();
         host.save();
         let (host_elr, host_spsr) = (sysreg::elr_el2(), sysreg::spsr_el2());

@@ -297,7 +297,12 @@ pub fn refuse(vcpu: &impl AsRawFd) -> io::Result<()> {
 ///
 /// # Errors
 /// The driver's, with `error_offset`.
-pub fn set_private(gmem: &impl AsRawFd, offset: u64, size: u64, private: bool) -> Result<(), (io::Error, u64)> {
+pub fn set_private(
+    gmem: &impl AsRawFd,
+    offset: u64,
+    size: u64,
+    private: bool,
+) -> Result<(), (io::Error, u64)> {
     let mut attributes = Attributes2 {
         offset,
         size,

@@ -158,7 +158,12 @@ impl Guest {
     }
 
     fn send(&self, order: Order) -> Result<()> {
-        self.orders.as_ref().context("the guest has ended")?.send(order).ok().context("the guest's thread has ended")
+        self.orders
+            .as_ref()
+            .context("the guest has ended")?
+            .send(order)
+            .ok()
+            .context("the guest's thread has ended")
     }
 }
 

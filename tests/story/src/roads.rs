@@ -58,7 +58,9 @@ fn write(page: *mut u64) -> u64 {
 
 fn atomic(page: *mut u64) -> u64 {
     // SAFETY: mapped and aligned; a fault ends the child.
-    unsafe { (*page.cast::<std::sync::atomic::AtomicU64>()).fetch_add(1, std::sync::atomic::Ordering::SeqCst) }
+    unsafe {
+        (*page.cast::<std::sync::atomic::AtomicU64>()).fetch_add(1, std::sync::atomic::Ordering::SeqCst)
+    }
 }
 
 fn execute(page: *mut u64) -> u64 {
@@ -120,16 +122,23 @@ fn open_path(page: *mut u64) -> u64 {
 fn futex(page: *mut u64) -> u64 {
     // SAFETY: FUTEX_WAIT only reads the word, and does not wait as long as it is another value.
     let result = unsafe {
-        libc::syscall(libc::SYS_futex, page, libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG, 0x1234_5678, 0, 0, 0)
+        libc::syscall(
+            libc::SYS_futex,
+            page,
+            libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG,
+            0x1234_5678,
+            0,
+            0,
+            0,
+        )
     };
     verdict(result as isize, 1)
 }
 
 fn direct_write(page: *mut u64) -> u64 {
     // SAFETY: a constant path.
-    let file = unsafe {
-        libc::open(c"/tmp/direct".as_ptr(), libc::O_CREAT | libc::O_RDWR | libc::O_DIRECT, 0o600)
-    };
+    let file =
+        unsafe { libc::open(c"/tmp/direct".as_ptr(), libc::O_CREAT | libc::O_RDWR | libc::O_DIRECT, 0o600) };
     // SAFETY: one mapped page; the kernel answers EFAULT where it cannot read it.
     verdict(unsafe { libc::write(file, page.cast(), 4096) }, 1)
 }
@@ -161,7 +170,8 @@ pub const ROADS: &[Road] = &[
 /// A road on which the kernel itself reads the page through its linear map, where Linux has no fix-up: with a PTE of
 /// earlier times the thread that takes the road pays with its life (an oops). It holds no lock at that point. (A page
 /// spliced into a pipe is another such road; its thread dies with the pipe's lock held and can never be waited for.)
-pub const KERNEL_ROAD: Road = Road { name: "process_vm_readv", expected: Expected::Killed, action: other_process };
+pub const KERNEL_ROAD: Road =
+    Road { name: "process_vm_readv", expected: Expected::Killed, action: other_process };
 
 impl Road {
     /// Takes the road.

@@ -71,7 +71,8 @@ impl Vm {
         let limit = u64::from(kvm.get_host_ipa_limit() as u32);
         let vm_type = limit | if kind.protected { TYPE_PROTECTED } else { 0 };
         let vm = kvm.create_vm_with_type(vm_type).context("KVM_CREATE_VM")?;
-        driver::set_rights(&vm, if kind.revoke { flags::vm::RIGHT_REVOKE } else { 0 }).context("SET_RIGHTS")?;
+        driver::set_rights(&vm, if kind.revoke { flags::vm::RIGHT_REVOKE } else { 0 })
+            .context("SET_RIGHTS")?;
         let gmem = vm
             .create_guest_memfd(kvm_create_guest_memfd {
                 size: RAM,
@@ -106,12 +107,14 @@ impl Vm {
         ensure!(image.len() as u64 <= protocol::IMAGE_BYTES, "the guest's image is too large");
         self.memory.load(0, image);
         // The guest's stack and tables begin as zeros: touch them, so that they are placed too.
-        for page in (image.len().div_ceil(4096) as u64..protocol::IMAGE_BYTES / 4096).map(|page| page * 4096) {
+        for page in (image.len().div_ceil(4096) as u64..protocol::IMAGE_BYTES / 4096).map(|page| page * 4096)
+        {
             self.memory.write(page as usize, 0);
         }
         if private {
-            driver::set_private(&self.gmem, 0, RAM, true)
-                .map_err(|(error, offset)| anyhow::anyhow!("SET_MEMORY_ATTRIBUTES2: {error} at {offset:#x}"))?;
+            driver::set_private(&self.gmem, 0, RAM, true).map_err(|(error, offset)| {
+                anyhow::anyhow!("SET_MEMORY_ATTRIBUTES2: {error} at {offset:#x}")
+            })?;
         }
         Ok(())
     }
@@ -158,7 +161,11 @@ impl Vm {
     /// # Errors
     /// The driver's.
     pub fn remove_slot(&self) -> io::Result<()> {
-        self.region(kvm_userspace_memory_region2 { slot: 0, flags: KVM_MEM_GUEST_MEMFD, ..Default::default() })
+        self.region(kvm_userspace_memory_region2 {
+            slot: 0,
+            flags: KVM_MEM_GUEST_MEMFD,
+            ..Default::default()
+        })
     }
 
     /// Tries to add a slot of one page at `gpa`, backed by the first page of the same file.

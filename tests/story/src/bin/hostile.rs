@@ -63,12 +63,21 @@ fn attacks(steps: &mut Steps) -> Result<()> {
         let kept = guest.read(gpa)?;
         steps.check(
             &format!("stale PTE: {}", road.name),
-            format!("unshare {}, {}, contents kept: {}", show::answer(&reply), Road::show(outcome), kept == SECRET),
+            format!(
+                "unshare {}, {}, contents kept: {}",
+                show::answer(&reply),
+                Road::show(outcome),
+                kept == SECRET
+            ),
             reply.is_success() && road.ends_well(outcome) && kept == SECRET,
         );
     }
     let counted = aborts()? - before;
-    steps.check("the hypervisor counted them", format!("{counted} aborts"), counted >= ROADS.len() as u64 - 1);
+    steps.check(
+        "the hypervisor counted them",
+        format!("{counted} aborts"),
+        counted >= ROADS.len() as u64 - 1,
+    );
 
     decisions(steps, &session, &vm, &guest)?;
     calls(steps, &session, &vm)?;
@@ -88,7 +97,8 @@ fn refused(steps: &mut Steps, step: &str, result: io::Result<()>, errnos: &[i32]
 
 /// Before activation the registers are the VMM's; a second vCPU with the same number is not.
 fn registers(steps: &mut Steps, vm: &Vm) -> Result<()> {
-    let huge = vm.vm().create_vcpu(100_000).map(drop).map_err(|error| io::Error::from_raw_os_error(error.errno()));
+    let huge =
+        vm.vm().create_vcpu(100_000).map(drop).map_err(|error| io::Error::from_raw_os_error(error.errno()));
     refused(steps, "a vCPU with an absurd number", huge, &[libc::EINVAL]);
     Ok(())
 }
@@ -117,7 +127,12 @@ fn decisions(steps: &mut Steps, session: &Session, vm: &Vm, guest: &Guest) -> Re
     steps.check("its answer", format!("{status:?}"), status == Some(tenure_abi::Status::Denied));
     let (_, result) = session.unpin(vm.gmem_fd(), offset, PAGE, pin::CPU);
     refused(steps, "take back a pin that nobody made", result, &[libc::ENOENT]);
-    refused(steps, "punch a hole into private memory", story::mapping::punch(vm.gmem(), offset, PAGE), &[libc::EPERM]);
+    refused(
+        steps,
+        "punch a hole into private memory",
+        story::mapping::punch(vm.gmem(), offset, PAGE),
+        &[libc::EPERM],
+    );
     refused(steps, "take the slot away", vm.remove_slot(), &[libc::EPERM]);
     refused(steps, "add a slot", vm.add_slot_of(0x8000_0000), &[libc::EPERM, libc::EEXIST]);
     let query = session.query(vm.gmem_fd(), offset, query::RECLAIM)?;

@@ -76,7 +76,8 @@ fn api(steps: &mut Steps) -> Result<()> {
     let kvm = Kvm::new_with_path(c"/dev/kvm").context("cannot open /dev/kvm")?;
     let version = kvm.get_api_version();
     steps.check("/dev/kvm answers", format!("API version {version}"), version == 12);
-    let has = [Cap::UserMemory, Cap::UserMemory2, Cap::GuestMemfd, Cap::OneReg, Cap::ArmPsci02, Cap::ImmediateExit];
+    let has =
+        [Cap::UserMemory, Cap::UserMemory2, Cap::GuestMemfd, Cap::OneReg, Cap::ArmPsci02, Cap::ImmediateExit];
     let all = has.into_iter().all(|cap| kvm.check_extension(cap));
     let not = [Cap::Irqchip, Cap::ReadonlyMem, Cap::SyncMmu, Cap::MpState, Cap::DeviceCtrl];
     let none = !not.into_iter().any(|cap| kvm.check_extension(cap));
@@ -117,9 +118,13 @@ fn every_position(steps: &mut Steps, test: &Test) -> Result<()> {
         let pipe = PipeHold::new(&test.vm.memory, held as usize, PAGE as usize)?;
         let refused = test.convert(offset, 4, true);
         let shared = (0..4).all(|i| {
-            test.vm.memory.try_read((offset + i * PAGE) as usize).is_ok_and(|seen| seen == Outcome::Value(0x40 + i))
+            test.vm
+                .memory
+                .try_read((offset + i * PAGE) as usize)
+                .is_ok_and(|seen| seen == Outcome::Value(0x40 + i))
         });
-        let named = matches!(&refused, Err((error, at)) if error.raw_os_error() == Some(libc::EAGAIN) && *at == held);
+        let named =
+            matches!(&refused, Err((error, at)) if error.raw_os_error() == Some(libc::EAGAIN) && *at == held);
         drop(pipe);
         let done = test.convert(offset, 4, true);
         let kept = (0..4).all(|i| test.guest.read(gpa + i * PAGE).is_ok_and(|value| value == 0x40 + i));
@@ -169,10 +174,15 @@ fn pinned(steps: &mut Steps, test: &Test) -> Result<()> {
     test.session.pin(test.vm.gmem_fd(), middle, PAGE, pin::DMA, "a device").1.context("PIN")?;
     let result = test.convert(offset, 3, true);
     let verdict = test.session.query(test.vm.gmem_fd(), middle, query::UNSHARE)?.answer.reply();
-    let good = matches!(&result, Err((error, at)) if error.raw_os_error() == Some(libc::EAGAIN) && *at == middle);
+    let good =
+        matches!(&result, Err((error, at)) if error.raw_os_error() == Some(libc::EAGAIN) && *at == middle);
     steps.check(
         "a declared pin in the middle",
-        format!("{}; QUERY: {}", show_result(&result), verdict.map(|reply| show::answer(&reply)).unwrap_or_default()),
+        format!(
+            "{}; QUERY: {}",
+            show_result(&result),
+            verdict.map(|reply| show::answer(&reply)).unwrap_or_default()
+        ),
         good && verdict.is_some_and(|reply| reply.status == tenure_abi::Status::Busy),
     );
     test.session.unpin(test.vm.gmem_fd(), middle, PAGE, pin::DMA).1.context("UNPIN")?;

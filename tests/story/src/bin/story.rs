@@ -138,7 +138,8 @@ fn share_and_pin(stage: &mut Stage) -> Result<()> {
     let (offset, gpa) = place(0);
     let at = offset as usize;
     let reply = stage.guest.call(command::SHARE, &[gpa, 1])?;
-    stage.reply("the guest shares it", reply, offset, |word| reply.is_success() && is(word, State::Shared))?;
+    stage
+        .reply("the guest shares it", reply, offset, |word| reply.is_success() && is(word, State::Shared))?;
 
     let memory = &stage.vm.memory;
     let first = memory.read(at);
@@ -146,8 +147,9 @@ fn share_and_pin(stage: &mut Stage) -> Result<()> {
     let guest_saw = stage.guest.read(gpa)?;
     stage.guest.write(gpa, 0x2222)?;
     let then = memory.read(at);
-    let seen =
-        format!("host read {first:#x} wrote 0x1111, guest read {guest_saw:#x} wrote 0x2222, host read {then:#x}");
+    let seen = format!(
+        "host read {first:#x} wrote 0x1111, guest read {guest_saw:#x} wrote 0x2222, host read {then:#x}"
+    );
     stage.page("both write and read it", &seen, offset, |word| {
         first == 0x5ec4e7 && guest_saw == 0x1111 && then == 0x2222 && page::HOST_LEAF.get(word) == 1
     })?;
@@ -197,7 +199,9 @@ fn share_and_pin(stage: &mut Stage) -> Result<()> {
         "the driver has unmapped it: the host reads",
         &format!("{seen:?}, the guest reads {kept:#x}"),
         offset,
-        |word| seen == SIGBUS && kept == 0x2222 && page::SCRAP.get(word) == 0 && page::HOST_LEAF.get(word) == 0,
+        |word| {
+            seen == SIGBUS && kept == 0x2222 && page::SCRAP.get(word) == 0 && page::HOST_LEAF.get(word) == 0
+        },
     )
 }
 
@@ -227,7 +231,8 @@ fn bulk(stage: &mut Stage) -> Result<()> {
     let third = offset + 2 * PAGE;
     stage.session.pin(stage.vm.gmem_fd(), third, PAGE, pin::DMA, "a device").1.context("PIN")?;
     let reply = stage.unshare(gpa, 4, 0)?;
-    let all_shared = (0..4).all(|index| matches!(stage.state(offset + index * PAGE), Ok(Some(State::Shared))));
+    let all_shared =
+        (0..4).all(|index| matches!(stage.state(offset + index * PAGE), Ok(Some(State::Shared))));
     stage.reply("a bulk unshare with the third page pinned changes nothing", reply, third, |_| {
         reply.status == Status::Busy
             && reply.done == 0
@@ -237,7 +242,8 @@ fn bulk(stage: &mut Stage) -> Result<()> {
     })?;
     stage.session.unpin(stage.vm.gmem_fd(), third, PAGE, pin::DMA).1.context("UNPIN")?;
     let reply = stage.unshare(gpa, 4, 0)?;
-    let kept = (0..4).all(|index| matches!(stage.guest.read(gpa + index * PAGE), Ok(value) if value == 0x100 + index));
+    let kept = (0..4)
+        .all(|index| matches!(stage.guest.read(gpa + index * PAGE), Ok(value) if value == 0x100 + index));
     let seen = format!("{}, contents kept: {kept}", show::answer(&reply));
     stage.page("after the unpin it succeeds: the host was asked for its mappings", &seen, third, |word| {
         reply.is_success() && reply.done == 4 && kept && is(word, State::Private)
@@ -264,7 +270,8 @@ fn revoke(stage: &mut Stage) -> Result<()> {
         let reply = stage.unshare(gpa, 1, unshare::REVOKE);
         let at_revoke = reads.load(Ordering::Relaxed);
         let patience = Instant::now();
-        while reads.load(Ordering::Relaxed) < at_revoke + 1000 && patience.elapsed() < Duration::from_secs(10) {
+        while reads.load(Ordering::Relaxed) < at_revoke + 1000 && patience.elapsed() < Duration::from_secs(10)
+        {
             thread::sleep(Duration::from_millis(1));
         }
         stop.store(true, Ordering::Relaxed);
@@ -313,9 +320,12 @@ fn stock(stage: &mut Stage) -> Result<()> {
     stage.session.unpin(stage.vm.gmem_fd(), offset, PAGE, pin::CPU).1.context("UNPIN")?;
     stage.guest.retry()?;
     let [done, ..] = stage.guest.result()?;
-    stage.page("the VMM lets go and runs it again", &format!("the guest's call gives {done}"), offset, |word| {
-        done == 0 && is(word, State::Private)
-    })
+    stage.page(
+        "the VMM lets go and runs it again",
+        &format!("the guest's call gives {done}"),
+        offset,
+        |word| done == 0 && is(word, State::Private),
+    )
 }
 
 /// A holder who told nobody (a pipe that took the page by vmsplice) is found by the page's count.

@@ -20,6 +20,7 @@ mod sharing;
 mod shortage;
 mod table;
 mod vcpus;
+mod vectors;
 mod world;
 
 use tenure_test_hosts::Host;
@@ -59,6 +60,7 @@ fn main(dtb: u64) -> ! {
         run("rubbish", rubbish::TESTS, &mut host);
         run("lives", lives::TESTS, &mut host);
         run("exits", exits::TESTS, &mut host);
+        run("vectors", vectors::TESTS, &mut host);
         run("sharing", sharing::TESTS, &mut host);
         run("consent", consent::TESTS, &mut host);
         run("drain", drain::TESTS, &mut host);

@@ -132,7 +132,11 @@ fn drive(host: &mut Host, vm: &mut Vm, what: u64, pfn: u64) -> Result<[u64; 5], 
                 calls::host_unmap(pfn, 1);
                 let reply = calls::consent(vm.handle, 0, page.sequence);
                 check!(
-                    matches!(reply.status, Status::Success | Status::Busy | Status::Retry),
+                    matches!(
+                        reply.status,
+                        // PENDING: another CPU pinned the page since the guest asked, so that it drains now.
+                        Status::Success | Status::Busy | Status::Retry | Status::Pending
+                    ),
                     "CONSENT: {reply}"
                 );
             }
