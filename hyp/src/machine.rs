@@ -97,6 +97,12 @@ impl Machine for El2 {
         cache::sync_instructions(address(frame), PAGE);
     }
 
+    fn drop_instructions(&self) {
+        if !cache::CacheType::current().dic() {
+            cache::invalidate_all_instructions();
+        }
+    }
+
     fn digest(&self, frame: Pfn) -> [u8; 32] {
         let data = core::ptr::with_exposed_provenance::<[u8; PAGE]>(address(frame));
         // SAFETY: a frame of RAM that the caller holds; it is EL2's alone until the caller lets go.

@@ -42,6 +42,10 @@ pub trait Machine: Sync {
     /// invalidate the instruction caches of all CPUs where CTR_EL0 asks for it. Ends with DSB.
     fn sync_icache(&self, frame: Pfn);
 
+    /// Drops stale instructions of frames that were scrubbed or cleaned to the point of coherency (and that a DSB has
+    /// completed), on all CPUs, where CTR_EL0 asks for it. Ends with DSB. One for any number of frames.
+    fn drop_instructions(&self);
+
     /// SHA-256 of a frame's contents.
     fn digest(&self, frame: Pfn) -> [u8; 32];
 

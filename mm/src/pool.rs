@@ -46,18 +46,23 @@ impl Pool {
 
     /// Takes a page, zeroed.
     pub fn take<M: Machine>(&mut self, machine: &M) -> Option<Pfn> {
-        let page = self.top?;
-        let link = machine.read(page.base(), 0);
-        self.top = (link & 1 != 0).then(|| Pa(link).frame());
-        self.free = self.free.saturating_sub(1);
+        let page = self.pop(machine)?;
         machine.zero(page);
         Some(page)
     }
 
-    /// Takes a page out of the pool for good.
+    /// Takes a page out of the pool for good, as it is.
     pub fn remove<M: Machine>(&mut self, machine: &M) -> Option<Pfn> {
-        let page = self.take(machine)?;
+        let page = self.pop(machine)?;
         self.total = self.total.saturating_sub(1);
+        Some(page)
+    }
+
+    fn pop<M: Machine>(&mut self, machine: &M) -> Option<Pfn> {
+        let page = self.top?;
+        let link = machine.read(page.base(), 0);
+        self.top = (link & 1 != 0).then(|| Pa(link).frame());
+        self.free = self.free.saturating_sub(1);
         Some(page)
     }
 }

@@ -66,11 +66,7 @@ pub struct Inner {
 }
 
 impl Inner {
-    const EMPTY: Self = Self {
-        pool: Pool::empty(),
-        measurement: [0; 32],
-        teardown: Teardown { next_gfn: 0, next_frame: 0, pages: false },
-    };
+    const EMPTY: Self = Self { pool: Pool::empty(), measurement: [0; 32], teardown: Teardown::Leaves(0) };
 }
 
 /// All slots of a machine, empty.
@@ -85,15 +81,24 @@ pub const fn slots() -> [Vm; MAX_VMS] {
     vms
 }
 
-/// Progress of a teardown.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Teardown {
-    /// Next guest frame to look at.
-    pub next_gfn: u64,
-    /// Next RAM frame to look at, counted over all regions, once the tables are empty.
-    pub next_frame: u64,
-    /// Frames without a leaf are done, the pages of the pool are next.
-    pub pages: bool,
+/// Progress of a teardown: the phase it is in, and where.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Teardown {
+    /// Leaves go; the next guest frame to look at.
+    Leaves(u64),
+    /// Nobody walks the tree at `root` any more, its tables go back to the pool; the next guest frame.
+    Tables {
+        /// The root table.
+        root: Pa,
+        /// Next guest frame whose tables are to go.
+        next: u64,
+    },
+    /// Frames without a leaf are looked for among the words; the next RAM frame, counted over all regions.
+    Orphans(u64),
+    /// Pool pages go home.
+    Pages,
+    /// Pages of the VM that are in nobody's list are looked for among the words.
+    Strays(u64),
 }
 
 /// One VM slot.

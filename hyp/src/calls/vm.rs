@@ -62,7 +62,14 @@ pub fn destroy(at: &mut Call<'_>) -> Reply {
 /// One step of a VM's end: first its vCPUs, whose run pages go back to the host, then its memory.
 pub fn destroy_step(handle: VmHandle) -> (Reply, bool) {
     let lives = || mm().vms().iter().any(|vm| vm.handle() == Some(handle));
-    let undo = |vcpu: Taken| mm().hyp_unpin(vcpu.run_page).is_ok();
+    let slot = mm().vms().iter().find(|vm| vm.slot() == handle.slot());
+    let undo = |vcpu: Taken| {
+        let unpinned = mm().hyp_unpin(vcpu.run_page).is_ok();
+        if let (true, Some(slot)) = (unpinned, slot) {
+            mm().vm_put_page(slot, vcpu.context);
+        }
+        unpinned
+    };
     match vm::cpus(handle.slot()).and_then(|cpus| cpus.dismantle(handle, lives, undo)) {
         None => return (Reply::refused(Status::Invalid), false),
         Some(false) => {

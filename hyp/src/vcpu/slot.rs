@@ -46,6 +46,8 @@ pub struct Slot {
 pub struct Taken {
     /// Its run page, pinned.
     pub run_page: Pfn,
+    /// The page of the VM's pool that its context stands in.
+    pub context: Pfn,
 }
 
 /// Why a vCPU cannot be had.
@@ -107,7 +109,8 @@ impl Slot {
             Err(Unavailable::Empty) => true,
             Err(Unavailable::Held) => false,
             Ok(held) => {
-                if !undo(Taken { run_page: held.run_page() }) {
+                let context = Pfn(self.context.load(Ordering::Relaxed) as u64 >> PAGE_SHIFT);
+                if !undo(Taken { run_page: held.run_page(), context }) {
                     return false;
                 }
                 core::mem::forget(held);

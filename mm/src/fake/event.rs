@@ -41,6 +41,9 @@ pub enum Event {
         cpu: usize,
         frame: Pfn,
     },
+    IcacheAll {
+        cpu: usize,
+    },
     DsbIshst {
         cpu: usize,
     },
@@ -95,7 +98,7 @@ impl Log {
             Event::Zero { .. } => counts.zeroes += 1,
             Event::Scrub { .. } => counts.scrubs += 1,
             Event::Clean { .. } => counts.cleans += 1,
-            Event::Icache { .. } => counts.icache += 1,
+            Event::Icache { .. } | Event::IcacheAll { .. } => counts.icache += 1,
             Event::DsbIshst { .. } | Event::DsbIsh { .. } => counts.dsbs += 1,
             Event::Select { .. } => counts.selects += 1,
             Event::TlbiIpa { .. } | Event::TlbiStage1 { .. } | Event::TlbiAll { .. } => counts.tlbis += 1,

@@ -139,6 +139,13 @@ impl Inner {
         }
     }
 
+    /// Instructions are fetched anew from what has reached the memory behind the caches.
+    pub(super) fn drop_instructions(&mut self) {
+        for frame in &mut self.frames {
+            frame.icache_stale &= frame.is_dirty();
+        }
+    }
+
     pub(super) fn tlbi(&mut self, cpu: usize, scope: Scope) {
         let cpu = &mut self.cpus[cpu];
         cpu.tlbis.push(PendingTlbi { vmid: cpu.selected, scope, at: self.now });

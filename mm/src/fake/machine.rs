@@ -84,6 +84,14 @@ impl Machine for FakeMachine {
         });
     }
 
+    fn drop_instructions(&self) {
+        let cpu = current_cpu();
+        self.event(Event::IcacheAll { cpu }, Some(Mutation::SkipIcache), |inner| {
+            inner.drop_instructions();
+            inner.dsb_ish(cpu);
+        });
+    }
+
     /// Not SHA-256: a mixing of the contents that differs where they differ, which is all that tests ask.
     fn digest(&self, frame: Pfn) -> [u8; 32] {
         let mut digest = [0; 32];

@@ -62,8 +62,8 @@ impl<'a, M: Machine> Mm<'a, M> {
             self.unmap_own(&mut host_pool, &held);
         }
         self.scrub_all(held.iter().map(Frozen::frame));
+        self.machine.drop_instructions();
         for (index, page) in (0..).zip(&held) {
-            self.machine.sync_icache(page.frame());
             // Reserved above: the entry is there.
             if let Some(entry) = ensure(&self.machine, &mut inner.pool, root, gfn.offset(index)) {
                 entry.write(&self.machine, Descriptor::page(page.frame(), self.guest_attr));

@@ -96,7 +96,7 @@ impl<'a, M: Machine> Mm<'a, M> {
     }
 
     /// A page of the hypervisor becomes the host's, scrubbed.
-    fn give_back(&self, page: Pfn) -> Result<(), Refusal> {
+    pub(super) fn give_back(&self, page: Pfn) -> Result<(), Refusal> {
         let cell = self.cell(page)?;
         let word = cell.load();
         let frozen = cell.freeze(page, word, word).map_err(|_| Refusal::FROZEN)?;

@@ -2,10 +2,10 @@
 //!
 //! 1. The handle dies; no new call or vCPU gets in, and those inside are waited for by the host calling again.
 //! 2. The guest's leaves go, 32 at a time, and their frames with them.
-//! 3. All words are looked through for what the tables do not show: first frames without a leaf, then pool pages.
-//!    Nobody walks the tables any more, so their pages are plain pool pages; the scrap frame is one of them, and what
-//!    the host sees through it is gone before it changes hands.
-//! 4. The slot is free.
+//! 3. Everything of the VMID is invalidated; nobody walks the tables any more, and they go back to the pool.
+//! 4. If the VM has frames that no leaf shows, all words are looked through for them.
+//! 5. The pool's pages go home, the scrap frame with them: nothing is redirected to it by now.
+//! 6. The slot is free.
 
 use tenure_abi::page::State;
 use tenure_abi::reply::{self, Reply, Status};
@@ -14,15 +14,19 @@ use super::{Held, hold};
 use crate::addr::{Gfn, Pa, Pfn};
 use crate::machine::Machine;
 use crate::manager::{Mm, SCAN_CHUNK, SCRUB_CHUNK};
-use crate::stage2::guest::{Entry, walk};
-use crate::stage2::{Descriptor, GUEST_FRAMES, frames_per_entry};
-use crate::state::Refusal;
+use crate::stage2::guest::{Cursor, Entry, walk};
+use crate::stage2::{Descriptor, ENTRIES, GUEST_FRAMES, LEAF_LEVEL, ROOT_LEVEL, frames_per_entry, index};
+
 use crate::sync::Ordering;
 use crate::tlb;
-use crate::vm::{Inner, Slot, Vm, VmHandle};
+use crate::vm::{Inner, Slot, Teardown, Vm, VmHandle};
+use crate::word::{Frozen, PageWord, Word};
 
-/// Table entries that one entry to EL2 looks at.
-const WALK_CHUNK: u64 = 1024;
+/// Guest addresses that one entry to EL2 looks at for leaves.
+const WALK_CHUNK: u64 = 640;
+
+/// Entries that one entry to EL2 looks at for tables: each is a walk.
+const TABLE_CHUNK: u64 = 256;
 
 /// Where a teardown stands after one step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,6 +35,14 @@ pub struct Destroyed {
     pub reply: Reply,
     /// Everything is back with the host, or in quarantine until its last unpin.
     pub finished: bool,
+}
+
+/// Why a phase did not go on.
+enum Stopped {
+    /// A frozen word: the host's next call tries again. Frames done before it.
+    Frozen(u64),
+    /// Everything is home.
+    Finished,
 }
 
 impl<'a, M: Machine> Mm<'a, M> {
@@ -51,49 +63,122 @@ impl<'a, M: Machine> Mm<'a, M> {
         if vm.handle() != Some(handle) {
             return Destroyed { reply: Reply::refused(Status::Invalid), finished: false };
         }
-        if let Some(root) = vm.root() {
-            let (done, frozen) = self.tear_leaves(vm, &mut inner, root);
-            if inner.teardown.next_gfn < GUEST_FRAMES {
-                return again(done, if frozen { reply::FROZEN } else { 0 });
+        match self.tear(vm, &mut inner) {
+            Ok(done) => again(done, 0),
+            Err(Stopped::Frozen(done)) => again(done, reply::FROZEN),
+            Err(Stopped::Finished) => {
+                vm.set_scrap(None);
+                vm.free();
+                Destroyed { reply: Reply::done(0), finished: true }
             }
-            // The last of the VM's translations, those of its tables included.
-            tlb::flush_vmid(&self.machine, vm.vmid());
-            vm.set_root(None);
-            return again(done, 0);
         }
-        let (done, frozen, end) = self.tear_words(vm, &mut inner);
-        if !end {
-            return again(done, if frozen { reply::FROZEN } else { 0 });
-        }
-        vm.set_scrap(None);
-        vm.free();
-        Destroyed { reply: Reply::done(done), finished: true }
     }
 
-    /// Takes the next leaves down. Returns frames done, and whether a frozen word stopped it.
+    /// One bounded step of whatever phase is on. Returns frames done.
+    fn tear(&self, vm: &Vm, inner: &mut Inner) -> Result<u64, Stopped> {
+        match inner.teardown {
+            Teardown::Leaves(next) => match vm.root() {
+                Some(root) => self.tear_leaves(vm, inner, root, next),
+                None => {
+                    inner.teardown = Teardown::Orphans(0);
+                    Ok(0)
+                }
+            },
+            Teardown::Tables { root, next } => Ok(self.tear_tables(inner, root, next)),
+            // Frames without a leaf are rare: where there are none, nobody looks for them.
+            Teardown::Orphans(_) if vm.orphans.load(Ordering::Relaxed) == 0 => {
+                if let Some(scrap) = vm.scrap() {
+                    vm.set_scrap(None);
+                    inner.pool.put(&self.machine, scrap);
+                }
+                inner.teardown = Teardown::Pages;
+                Ok(0)
+            }
+            Teardown::Orphans(next) => self.tear_orphans(vm, inner, next),
+            Teardown::Pages => self.tear_pages(inner),
+            Teardown::Strays(next) => self.tear_strays(vm, inner, next),
+        }
+    }
+
+    /// Takes the next leaves down.
     #[inline(never)]
-    fn tear_leaves(&self, vm: &Vm, inner: &mut Inner, root: Pa) -> (u64, bool) {
+    fn tear_leaves(&self, vm: &Vm, inner: &mut Inner, root: Pa, mut next: u64) -> Result<u64, Stopped> {
         let mut held = Held::new();
         let mut frozen = false;
+        let mut cursor = Cursor::new(root);
         for _ in 0..WALK_CHUNK {
-            if inner.teardown.next_gfn >= GUEST_FRAMES || held.len() as u64 >= SCRUB_CHUNK {
+            if next >= GUEST_FRAMES || held.len() as u64 >= SCRUB_CHUNK {
                 break;
             }
-            let gfn = Gfn(inner.teardown.next_gfn);
-            let entry = walk(&self.machine, root, gfn);
+            let entry = cursor.entry(&self.machine, Gfn(next));
             if entry.descriptor.is_valid() && !self.tear_leaf(&mut held, entry) {
                 frozen = true;
                 break;
             }
             let span = frames_per_entry(entry.level);
-            inner.teardown.next_gfn = (gfn.0 & !(span - 1)).saturating_add(span);
-        }
-        if !held.is_empty() {
-            tlb::flush_vmid(&self.machine, vm.vmid());
+            next = (next & !(span - 1)).saturating_add(span);
         }
         let done = held.len() as u64;
+        inner.teardown = Teardown::Leaves(next);
+        let last = next >= GUEST_FRAMES;
+        if done > 0 || last {
+            // At the end the last of the VM's translations, those of its tables included.
+            tlb::flush_vmid(&self.machine, vm.vmid());
+        }
+        if last {
+            vm.set_root(None);
+            inner.teardown = Teardown::Tables { root, next: 0 };
+        }
         self.retire(&mut held);
-        (done, frozen)
+        if frozen { Err(Stopped::Frozen(done)) } else { Ok(done) }
+    }
+
+    /// Gives the next tables back to the pool, lower levels first.
+    fn tear_tables(&self, inner: &mut Inner, root: Pa, mut next: u64) -> u64 {
+        let mut done = 0;
+        for _ in 0..TABLE_CHUNK {
+            if next >= GUEST_FRAMES {
+                inner.pool.put(&self.machine, root.frame());
+                inner.teardown = Teardown::Orphans(0);
+                return done + 1;
+            }
+            // The table above the entry where the walk ends goes when its last entry has been passed.
+            let entry = walk(&self.machine, root, Gfn(next));
+            if entry.level == LEAF_LEVEL {
+                self.unlink(inner, root, next, LEAF_LEVEL - 1);
+                done += 1;
+                continue;
+            }
+            let span = frames_per_entry(entry.level);
+            next = (next & !(span - 1)).saturating_add(span);
+            let parent = ROOT_LEVEL + 1;
+            if entry.level == parent && next.is_multiple_of(span * ENTRIES) {
+                self.unlink(inner, root, next - 1, parent - 1);
+                done += 1;
+            }
+        }
+        inner.teardown = Teardown::Tables { root, next };
+        done
+    }
+
+    /// Gives the table that the entry of `level` over `gfn` points to back to the pool.
+    fn unlink(&self, inner: &mut Inner, root: Pa, gfn: u64, level: u32) {
+        let mut table = root;
+        let mut at = ROOT_LEVEL;
+        loop {
+            let slot = index(gfn, at) & (ENTRIES as usize - 1);
+            let descriptor = Descriptor(self.machine.read(table, slot));
+            if !descriptor.is_table(at) {
+                return;
+            }
+            if at == level {
+                self.machine.write(table, slot, Descriptor::INVALID.0);
+                inner.pool.put(&self.machine, descriptor.next().frame());
+                return;
+            }
+            table = descriptor.next();
+            at += 1;
+        }
     }
 
     fn tear_leaf<'w>(&'w self, held: &mut Held<'w>, entry: Entry) -> bool {
@@ -107,58 +192,90 @@ impl<'a, M: Machine> Mm<'a, M> {
         true
     }
 
-    /// Looks through the next words. Returns frames done, whether a frozen word stopped it, and whether it is the end.
-    fn tear_words(&self, vm: &Vm, inner: &mut Inner) -> (u64, bool, bool) {
-        let mut done = 0;
-        // Frames without a leaf are rare: where there is none, one look at the words is enough.
-        inner.teardown.pages |= vm.orphans.load(Ordering::Relaxed) == 0;
-        for _ in 0..SCAN_CHUNK {
-            let Some(frame) = self.nth_frame(inner.teardown.next_frame) else {
-                if inner.teardown.pages {
-                    return (done, false, true);
-                }
-                inner.teardown.pages = true;
-                inner.teardown.next_frame = 0;
-                break;
-            };
-            if done >= SCRUB_CHUNK {
-                break;
-            }
-            match self.tear_word(vm.slot(), frame, inner.teardown.pages) {
-                Ok(true) => done += 1,
-                Ok(false) => {}
-                Err(_) => return (done, true, false),
-            }
-            inner.teardown.next_frame += 1;
+    /// Looks through the next words for frames that no leaf shows.
+    fn tear_orphans(&self, vm: &Vm, inner: &mut Inner, next: u64) -> Result<u64, Stopped> {
+        let found = |word: Word| word.state() != State::Hyp;
+        let (at, done, stopped) = self.tear_words(vm.slot(), next, found, |page| {
+            vm.orphans.fetch_sub(1, Ordering::Relaxed);
+            self.retire_one(page);
+        });
+        inner.teardown = Teardown::Orphans(at.unwrap_or(0));
+        if at.is_none() {
+            vm.orphans.store(0, Ordering::Relaxed);
         }
-        (done, false, false)
+        if stopped { Err(Stopped::Frozen(done)) } else { Ok(done) }
+    }
+
+    /// Gives free pages of the pool home. What the pool has lent and did not get back is looked for afterwards.
+    fn tear_pages(&self, inner: &mut Inner) -> Result<u64, Stopped> {
+        for done in 0..SCRUB_CHUNK {
+            let Some(page) = inner.pool.remove(&self.machine) else {
+                if inner.pool.total() == 0 {
+                    return Err(Stopped::Finished);
+                }
+                inner.teardown = Teardown::Strays(0);
+                return Ok(done);
+            };
+            if self.give_back(page).is_err() {
+                inner.pool.add(&self.machine, page);
+                return Err(Stopped::Frozen(done));
+            }
+        }
+        Ok(SCRUB_CHUNK)
+    }
+
+    /// Looks through the next words for pages of the VM's pool that nobody gave back.
+    fn tear_strays(&self, vm: &Vm, inner: &mut Inner, next: u64) -> Result<u64, Stopped> {
+        let (at, done, stopped) = self.tear_words(
+            vm.slot(),
+            next,
+            |word| word.state() == State::Hyp,
+            |page| self.release_hyp(page),
+        );
+        let Some(at) = at else { return Err(Stopped::Finished) };
+        inner.teardown = Teardown::Strays(at);
+        if stopped { Err(Stopped::Frozen(done)) } else { Ok(done) }
+    }
+
+    /// Looks through words from the `next`th on and hands the VM's frames that `wanted` says, frozen, to `each`.
+    /// Returns where to go on (`None` at the end), the frames done, and whether a frozen word stopped it.
+    fn tear_words(
+        &self,
+        slot: Slot,
+        mut next: u64,
+        wanted: impl Fn(Word) -> bool,
+        mut each: impl FnMut(Frozen<'_>),
+    ) -> (Option<u64>, u64, bool) {
+        let mut done = 0;
+        for _ in 0..SCAN_CHUNK {
+            let Some((frame, cell)) = self.nth_frame(next) else { return (None, done, false) };
+            let word = cell.load();
+            if word.owner() == slot && wanted(word) {
+                if done >= SCRUB_CHUNK {
+                    break;
+                }
+                let Ok(page) = cell.freeze(frame, word, word) else { return (Some(next), done, true) };
+                each(page);
+                done += 1;
+            }
+            next += 1;
+        }
+        (Some(next), done, false)
     }
 
     #[inline(never)]
-    fn tear_word(&self, slot: Slot, frame: Pfn, pages: bool) -> Result<bool, Refusal> {
-        let cell = self.cell(frame)?;
-        let word = cell.load();
-        if word.owner() != slot || (word.state() == State::Hyp) != pages {
-            return Ok(false);
-        }
-        let page = cell.freeze(frame, word, word).map_err(|_| Refusal::FROZEN)?;
-        if word.state() == State::Hyp {
-            self.release_hyp(page);
-            return Ok(true);
-        }
+    fn retire_one(&self, page: Frozen<'_>) {
         let mut held = Held::new();
         let _ = held.try_push(page);
         self.retire(&mut held);
-        Ok(true)
     }
 
-    fn nth_frame(&self, mut index: u64) -> Option<Pfn> {
+    fn nth_frame(&self, mut index: u64) -> Option<(Pfn, &PageWord)> {
         for region in self.frames.regions() {
-            let len = region.words.len() as u64;
-            if index < len {
-                return Some(region.first.offset(index));
+            if let Some(cell) = region.words.get(index as usize) {
+                return Some((region.first.offset(index), cell));
             }
-            index -= len;
+            index -= region.words.len() as u64;
         }
         None
     }
