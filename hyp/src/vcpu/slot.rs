@@ -6,7 +6,7 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use tenure_mm::Pfn;
+use tenure_mm::{Pa, Pfn};
 
 use super::context::Context;
 
@@ -109,7 +109,7 @@ impl Slot {
             Err(Unavailable::Empty) => true,
             Err(Unavailable::Held) => false,
             Ok(held) => {
-                let context = Pfn(self.context.load(Ordering::Relaxed) as u64 >> PAGE_SHIFT);
+                let context = Pa(self.context.load(Ordering::Relaxed)).frame();
                 if !undo(Taken { run_page: held.run_page(), context }) {
                     return false;
                 }
