@@ -4,10 +4,12 @@
 //! and the memory mappings ([`mapping`]) need code of their own.
 
 pub mod driver;
+#[cfg(target_arch = "aarch64")]
 pub mod guest;
 pub mod mapping;
 pub mod roads;
 pub mod show;
 pub mod signal;
 pub mod steps;
+#[cfg(target_arch = "aarch64")]
 pub mod vmm;

@@ -18,7 +18,10 @@ struct Group {
 }
 
 /// What is run. A failing one does not stop the next.
-const GROUPS: &[Group] = &[Group { name: "host", args: &["--no-fail-fast"], when: When::Quick }];
+const GROUPS: &[Group] = &[
+    Group { name: "host", args: &["--no-fail-fast"], when: When::Quick },
+    Group { name: "host-story", args: &["-p", "tenure-story", "--lib"], when: When::Quick },
+];
 
 /// Runs the groups of this scope.
 ///
