@@ -133,7 +133,8 @@ impl Suite {
         let mut suite = Self { passed: 0, failed: 0, failures: Vec::new(), result: None };
         for line in lines {
             match line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... ")) {
-                Some((_, "ok")) => suite.passed += 1,
+                // A test may say something before its verdict.
+                Some((_, verdict)) if verdict == "ok" || verdict.ends_with(" ok") => suite.passed += 1,
                 Some((name, verdict)) if verdict.starts_with("FAILED") => {
                     suite.failed += 1;
                     suite.failures.push(format!("{name}: {verdict}"));
