@@ -4,7 +4,7 @@
 //! guest's general registers in its context and its other registers still in the CPU.
 #![allow(unsafe_code)] // The way back from the vectors to the context.
 
-use tenure_abi::{PAGE_SIZE, RunPage, exit, guest as abi};
+use tenure_abi::{PAGE_SIZE, RunPage, exit, guest as abi, smccc};
 use tenure_arch::esr::{Class, Esr};
 use tenure_arch::{inject, sysreg};
 use tenure_mm::{Gfn, Unshare};
@@ -39,35 +39,32 @@ pub fn plain(reason: u64) -> RunPage {
 ///
 /// Share and unshare without flags that go through are answered right here: they need no more stack than this.
 #[unsafe(no_mangle)]
-extern "C" fn tenure_guest_call(context: *mut Context, esr: u64) -> u64 {
+extern "C" fn tenure_guest_call(context: *mut Context) -> u64 {
     // SAFETY: the pointer that `switch::enter` was given, and `run` keeps no reference during that call.
     let context = unsafe { &mut *context };
     let [id, ipa, count, flags, ..] = context.frame.x;
-    if esr & 0xffff == 0 && ipa % PAGE_SIZE == 0 {
-        let gfn = Gfn(ipa / PAGE_SIZE);
-        match id as u32 as u64 {
-            abi::SHARE => {
-                let reply = mm().guest_share(context.vm, gfn, count);
-                if !reply.is_success() {
-                    return slow(context, |context| convert::settle_share(context, reply));
-                }
-                context.frame.x[..4].copy_from_slice(&reply.to_regs());
-                return 0;
-            }
-            abi::UNSHARE if flags == 0 => {
-                let reply = mm().guest_unshare(context.vm, gfn, count, Unshare::default());
-                if !reply.is_success() {
-                    return slow(context, |context| {
-                        convert::settle_unshare(context, gfn, count, 0, Unshare::default(), reply)
-                    });
-                }
-                context.frame.x[..4].copy_from_slice(&reply.to_regs());
-                return 0;
-            }
-            _ => {}
-        }
+    let (id, gfn) = (id as u32 as u64, Gfn(ipa / PAGE_SIZE));
+    if ipa % PAGE_SIZE != 0 {
+        return slow(context, call::dispatch);
     }
-    slow(context, |context| call::dispatch(context, esr))
+    if id == abi::SHARE {
+        let reply = mm().guest_share(context.vm, gfn, count);
+        if !reply.is_success() {
+            return slow(context, move |context| convert::settle_share(context, reply));
+        }
+        context.frame.x[..4].copy_from_slice(&reply.to_regs());
+        return 0;
+    }
+    if id == abi::UNSHARE && flags == 0 {
+        let how = Unshare::default();
+        let reply = mm().guest_unshare(context.vm, gfn, count, how);
+        if !reply.is_success() {
+            return slow(context, move |context| convert::settle_unshare(context, gfn, count, 0, how, reply));
+        }
+        context.frame.x[..4].copy_from_slice(&reply.to_regs());
+        return 0;
+    }
+    slow(context, call::dispatch)
 }
 
 /// The rest of [`tenure_guest_call`], with the room that an exit takes.
@@ -98,7 +95,15 @@ pub fn sync(context: &mut Context, world: &World) -> Next {
             // TI (DDI 0487 D24.2.40): 0 is WFI; WFE is not trapped.
             if esr.iss() & 3 == 0 { Next::Leave(plain(exit::WFI)) } else { Next::Resume }
         }
-        Class::Smc => smc(context),
+        Class::Smc if esr.imm16() == 0 => smc(context),
+        // The immediate is 0 for every call of the convention.
+        Class::Hvc | Class::Smc => {
+            context.frame.x[0] = smccc::NOT_SUPPORTED;
+            if esr.class() == Class::Smc {
+                step(context);
+            }
+            Next::Resume
+        }
         _ => undefined(context),
     }
 }
@@ -107,7 +112,7 @@ pub fn sync(context: &mut Context, world: &World) -> Next {
 fn smc(context: &mut Context) -> Next {
     // SAFETY: the guest's own PC, moved past its own instruction.
     unsafe { sysreg::write_elr_el2(context.frame.pc.wrapping_add(4)) };
-    let next = call::dispatch(context, sysreg::esr_el2());
+    let next = call::dispatch(context);
     context.frame.pc = sysreg::elr_el2();
     next
 }

@@ -1,7 +1,7 @@
 //! The switch of general registers between EL2 and a guest, and the short way for calls.
 //!
 //! [`enter`] returns when the guest did something that needs the rest of its state put away, or may need it; a call
-//! (HVC) goes to `tenure_guest_call(frame)` of the EL2 binary first, with only the caller-saved registers stored. If
+//! (HVC #0) goes to `tenure_guest_call(frame)` of the EL2 binary first, with only the caller-saved registers stored. If
 //! that returns 0 the guest goes on at once, else [`enter`] returns [`Exit::Call`].
 //!
 //! While a guest runs, `CpuHead::vcpu` points at its [`GuestFrame`]; the vectors tell the worlds apart by it.
@@ -44,6 +44,10 @@ pub const fn is_startable(pstate: u64) -> bool {
     pstate & !PSTATE_ALLOWED == 0 && matches!(pstate & 0xf, 0b0000 | 0b0100 | 0b0101)
 }
 
+/// Upper half of the 32-bit syndrome of `HVC #0` (EC 0x16, IL 1, immediate 0); the lower half is 0.
+#[cfg(target_arch = "aarch64")]
+const ESR_HVC_HI: u64 = (0x16 << 26 | 1 << 25) >> 16;
+
 const EXIT_SYNC: u64 = 0;
 const EXIT_CALL: u64 = 1;
 const EXIT_IRQ: u64 = 2;
@@ -66,6 +70,7 @@ pub enum Exit {
 core::arch::global_asm!(include_str!("switch.s"),
     CPU_VCPU = const crate::frame::CPU_VCPU,
     PC = const core::mem::offset_of!(GuestFrame, pc),
+    ESR_HVC_HI = const ESR_HVC_HI,
     EXIT_SYNC = const EXIT_SYNC,
     EXIT_CALL = const EXIT_CALL,
     EXIT_IRQ = const EXIT_IRQ,

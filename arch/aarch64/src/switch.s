@@ -65,10 +65,10 @@ tenure_guest_resume:
 tenure_guest_exit_sync:
     SAVE_CALLER_SAVED
     mrs     x1, esr_el2
-    lsr     x2, x1, #26
-    cmp     x2, #0x16
+    mov     w2, #{ESR_HVC_HI}
+    cmp     x1, x2, lsl #16
     b.ne    2f
-    // A call: most are answered with x19 to x29 still in their registers.
+    // HVC #0, a call: most are answered with x19 to x29 still in their registers.
     mov     x0, x17
     bl      tenure_guest_call
     mrs     x17, tpidr_el2

@@ -19,14 +19,10 @@ const KVM_FUNCTIONS: u64 = 1 << 0 | 1 << 2 | 1 << 3 | 1 << 4;
 /// The version of the SMC Calling Convention, 1.2.
 const SMCCC_1_2: u64 = 0x1_0002;
 
-/// Answers the call in x0; `esr` is the syndrome of the HVC or SMC.
-pub fn dispatch(context: &mut Context, esr: u64) -> Next {
+/// Answers the call in x0.
+pub fn dispatch(context: &mut Context) -> Next {
     let x = &context.frame.x;
     let [id, a1, a2, a3] = [x[0] as u32 as u64, x[1], x[2], x[3]];
-    // The immediate of the HVC is 0 for every call of the convention.
-    if esr & 0xffff != 0 {
-        return value(context, smccc::NOT_SUPPORTED);
-    }
     match id {
         guest::SHARE => convert::share(context, a1, a2),
         guest::UNSHARE => convert::unshare(context, a1, a2, a3),
