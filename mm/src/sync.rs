@@ -6,6 +6,54 @@ pub use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 #[cfg(not(loom))]
 pub use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+#[cfg(loom)]
+pub use explored::WordCell;
+
+/// The atomic that holds a page word.
+#[cfg(not(loom))]
+pub type WordCell = AtomicU64;
+
+#[cfg(loom)]
+mod explored {
+    use super::{AtomicU64, Ordering};
+
+    /// loom's atomic with loads and stores that are read-modify-writes. loom (0.7) remembers only the last access to an
+    /// object, so that of two loads and a store after them it would try one order only.
+    #[derive(Debug)]
+    pub struct WordCell(AtomicU64);
+
+    impl WordCell {
+        /// A cell with a first value.
+        pub fn new(value: u64) -> Self {
+            Self(AtomicU64::new(value))
+        }
+
+        /// As in `core`.
+        pub fn load(&self, order: Ordering) -> u64 {
+            self.0.fetch_or(0, order)
+        }
+
+        /// As in `core`.
+        pub fn store(&self, value: u64, order: Ordering) {
+            self.0.swap(value, order);
+        }
+
+        /// As in `core`.
+        ///
+        /// # Errors
+        /// The value that was found instead.
+        pub fn compare_exchange(
+            &self,
+            from: u64,
+            to: u64,
+            done: Ordering,
+            failed: Ordering,
+        ) -> Result<u64, u64> {
+            self.0.compare_exchange(from, to, done, failed)
+        }
+    }
+}
+
 #[cfg(not(loom))]
 mod lock {
     /// A fair spin lock: whoever asks first is next, so a wait is bounded by the number of CPUs times the longest

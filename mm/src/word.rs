@@ -15,7 +15,7 @@ use core::fmt;
 use tenure_abi::page::{self, Field, State};
 
 use crate::addr::Pfn;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{Ordering, WordCell};
 use crate::vm::Slot;
 
 /// Value of a page word at one moment.
@@ -212,19 +212,19 @@ impl fmt::Debug for Word {
 /// The word of one frame.
 #[derive(Debug)]
 #[repr(transparent)]
-pub struct PageWord(AtomicU64);
+pub struct PageWord(WordCell);
 
 impl PageWord {
     /// A word with a first value.
     #[cfg(not(loom))]
     pub const fn new(word: Word) -> Self {
-        Self(AtomicU64::new(word.0))
+        Self(WordCell::new(word.0))
     }
 
     /// A word with a first value.
     #[cfg(loom)]
     pub fn new(word: Word) -> Self {
-        Self(AtomicU64::new(word.0))
+        Self(WordCell::new(word.0))
     }
 
     /// Sets the first value, before any CPU but the one that boots uses the word.

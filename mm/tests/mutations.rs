@@ -1,5 +1,6 @@
 //! What would be found if a call were missing: each test drops one sort of call and sees its scenario go red, and sees
 //! it green with all calls in place.
+#![cfg(not(loom))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test stops where it fails")]
 
 mod world;

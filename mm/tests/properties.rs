@@ -2,6 +2,7 @@
 //!
 //! `TENURE_CASES=20000 cargo test -p tenure-mm --release --test properties` runs the long form. A failure is shrunk to
 //! a short history, which is printed as a list of calls.
+#![cfg(not(loom))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test stops where it fails")]
 
 mod world;

@@ -1,6 +1,7 @@
 //! The scenarios that others met, by their numbers in the requirements, as far as the manager decides them.
 //! What needs a CPU that executes (1 with 8 vCPUs, 30), a driver (22's timers, 24's files) or all interleavings
 //! (2, 20; see `loom.rs`) is tested there as well.
+#![cfg(not(loom))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test stops where it fails")]
 
 mod world;
