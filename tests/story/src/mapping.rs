@@ -63,7 +63,10 @@ impl Mapping {
     /// # Panics
     /// If the offset is outside or not aligned: the program itself is wrong then.
     pub fn at(&self, offset: usize) -> *mut u64 {
-        assert!(offset.is_multiple_of(8) && offset + 8 <= self.len, "offset {offset:#x} is outside the mapping");
+        assert!(
+            offset.is_multiple_of(8) && offset + 8 <= self.len,
+            "offset {offset:#x} is outside the mapping"
+        );
         // SAFETY: inside the mapping, as just checked.
         unsafe { self.start.as_ptr().add(offset) }.cast()
     }

@@ -28,8 +28,9 @@ const GMEM_INIT_SHARED: u64 = 1 << 1;
 /// KVM_VM_TYPE_ARM_PROTECTED.
 const TYPE_PROTECTED: u64 = 1 << 31;
 /// ID of x0 for KVM_SET_ONE_REG: KVM_REG_ARM64, 64 bits, core register; each 32-bit step of `struct kvm_regs` is 1.
-const REG_X0: u64 = 0x6030_0000_0010_0000;
-const REG_PC: u64 = REG_X0 + 2 * 32;
+pub const REG_X0: u64 = 0x6030_0000_0010_0000;
+/// ID of the program counter.
+pub const REG_PC: u64 = REG_X0 + 2 * 32;
 const REG_PSTATE: u64 = REG_X0 + 2 * 33;
 /// EL1 with SP_EL1, all exceptions masked.
 const PSTATE_EL1H: u64 = 0x3c5;

@@ -5,13 +5,14 @@ use std::io;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
-use kvm_ioctls::{Cap, Kvm};
+use kvm_bindings::kvm_vcpu_init;
+use kvm_ioctls::{Cap, Kvm, VcpuFd};
 use story::driver::{self, Session};
 use story::guest::Guest;
 use story::mapping::{self, Mapping, Outcome, PipeHold};
 use story::show;
 use story::steps::Steps;
-use story::vmm::{FREE, Kind, Vm};
+use story::vmm::{self, FREE, Kind, Vm};
 use tenure_abi::flags::{pin, query};
 use tenure_abi::page::State;
 use tenure_test_protocol::{self as protocol, command, outcome};
@@ -37,7 +38,9 @@ fn plain(steps: &mut Steps) -> Result<()> {
     api(steps)?;
     // The image is in the file before there is a slot: it moves into the guest with it.
     let vm = Vm::prepared(Kind { protected: false, revoke: false }, |memory| memory.load(0, &image))?;
-    let guest = Guest::start(vm.vcpu()?)?;
+    let mut vcpu = vm.vcpu()?;
+    vcpus(steps, &vm, &mut vcpu)?;
+    let guest = Guest::start(vcpu)?;
     let test = Test { session: &session, vm: &vm, guest: &guest };
     steps.check("an image written before the slot starts", "the guest asks for work", true);
     there_and_back(steps, &test)?;
@@ -82,6 +85,34 @@ fn api(steps: &mut Steps) -> Result<()> {
     let not = [Cap::Irqchip, Cap::ReadonlyMem, Cap::SyncMmu, Cap::MpState, Cap::DeviceCtrl];
     let none = !not.into_iter().any(|cap| kvm.check_extension(cap));
     steps.check("capabilities that are there, and that are not", format!("{all}, {none}"), all && none);
+    Ok(())
+}
+
+/// vCPUs before they run: registers, immediate exit, and what is refused.
+fn vcpus(steps: &mut Steps, vm: &Vm, vcpu: &mut VcpuFd) -> Result<()> {
+    let mut bytes = [0; 8];
+    let pc = vcpu.get_one_reg(vmm::REG_PC, &mut bytes).map(|_| u64::from_le_bytes(bytes));
+    let none = vcpu.get_one_reg(vmm::REG_X0 | 1 << 15, &mut bytes).map_err(|error| error.errno());
+    steps.check(
+        "registers before the first run",
+        format!("pc {pc:x?}; one that is not there: errno {:?}", none.err()),
+        pc == Ok(protocol::ENTRY) && none == Err(libc::ENOENT),
+    );
+    vcpu.set_kvm_immediate_exit(1);
+    let now = vcpu.run().map(|exit| format!("{exit:?}")).map_err(|error| error.errno());
+    vcpu.set_kvm_immediate_exit(0);
+    steps.check("immediate_exit", format!("{now:?}"), now == Err(libc::EINTR));
+    let mut second = vm.vm().create_vcpu(1)?;
+    let raw = second.run().map(|exit| format!("{exit:?}")).map_err(|error| error.errno());
+    let twice = vm.vm().create_vcpu(1).map(drop).map_err(|error| error.errno());
+    let mut init = kvm_vcpu_init { target: 5, ..Default::default() };
+    init.features[0] = 1 << 7;
+    let unknown = second.vcpu_init(&init).map_err(|error| error.errno());
+    steps.check(
+        "a vCPU that was not initialised, made twice, asked for what there is not",
+        format!("errno {:?}, {:?}, {:?}", raw, twice, unknown),
+        raw == Err(libc::ENOEXEC) && twice == Err(libc::EEXIST) && unknown == Err(libc::EINVAL),
+    );
     Ok(())
 }
 
