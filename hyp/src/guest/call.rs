@@ -95,7 +95,7 @@ pub fn absorb(reply: &Reply) -> Option<Next> {
 }
 
 fn query(context: &mut Context, ipa: u64) -> Next {
-    if ipa % PAGE_SIZE != 0 {
+    if !ipa.is_multiple_of(PAGE_SIZE) {
         return answer(context, Reply::refused(Status::Invalid));
     }
     match mm().query_guest(context.vm, Gfn(ipa / PAGE_SIZE), flags::query::UNSHARE) {

@@ -15,7 +15,7 @@ const INVALID: Reply = Reply::refused(Status::Invalid);
 
 /// SHARE(ipa, count).
 pub fn share(context: &mut Context, ipa: u64, count: u64) -> Next {
-    if ipa % PAGE_SIZE != 0 {
+    if !ipa.is_multiple_of(PAGE_SIZE) {
         return answer(context, INVALID);
     }
     let reply = mm().guest_share(context.vm, Gfn(ipa / PAGE_SIZE), count);
@@ -33,7 +33,7 @@ pub fn settle_share(context: &mut Context, reply: Reply) -> Next {
 /// UNSHARE(ipa, count, flags).
 #[inline(never)]
 pub fn unshare(context: &mut Context, ipa: u64, count: u64, raw: u64) -> Next {
-    if ipa % PAGE_SIZE != 0 {
+    if !ipa.is_multiple_of(PAGE_SIZE) {
         return answer(context, INVALID);
     }
     let how = match Unshare::from_flags(context.vm, raw) {
@@ -76,7 +76,7 @@ pub fn settle_unshare(
 
 /// KVM's MEM_SHARE(ipa, 0, 0): 0 or -3.
 pub fn stock_share(context: &mut Context, ipa: u64, reserved: u64) -> Next {
-    if ipa % PAGE_SIZE != 0 || reserved != 0 {
+    if !ipa.is_multiple_of(PAGE_SIZE) || reserved != 0 {
         return value(context, smccc::INVALID_PARAMETER);
     }
     let reply = mm().guest_share(context.vm, Gfn(ipa / PAGE_SIZE), 1);
@@ -89,7 +89,7 @@ pub fn stock_share(context: &mut Context, ipa: u64, reserved: u64) -> Next {
 
 /// KVM's MEM_UNSHARE(ipa, 0, 0): 0 or -3. Whatever the host can help with is asked of the host, pins too.
 pub fn stock_unshare(context: &mut Context, ipa: u64, reserved: u64) -> Next {
-    if ipa % PAGE_SIZE != 0 || reserved != 0 {
+    if !ipa.is_multiple_of(PAGE_SIZE) || reserved != 0 {
         return value(context, smccc::INVALID_PARAMETER);
     }
     let gfn = Gfn(ipa / PAGE_SIZE);
@@ -108,7 +108,7 @@ pub fn stock_unshare(context: &mut Context, ipa: u64, reserved: u64) -> Next {
 /// RELINQUISH(ipa, count).
 #[inline(never)] // Its list of frozen words takes stack that no other call should have to set up.
 pub fn relinquish(context: &mut Context, ipa: u64, count: u64) -> Next {
-    if ipa % PAGE_SIZE != 0 {
+    if !ipa.is_multiple_of(PAGE_SIZE) {
         return answer(context, INVALID);
     }
     let reply = mm().guest_relinquish(context.vm, Gfn(ipa / PAGE_SIZE), count);

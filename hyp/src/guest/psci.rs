@@ -100,7 +100,7 @@ fn slot(context: &Context, target: u64) -> Option<&'static Slot> {
 
 fn cpu_on(context: &mut Context, target: u64, entry: u64, argument: u64) -> Next {
     let Some(slot) = slot(context, target) else { return value(context, result::INVALID_PARAMETERS) };
-    if entry % 4 != 0 || Ipa(entry).frame().0 >= GUEST_FRAMES {
+    if !entry.is_multiple_of(4) || Ipa(entry).frame().0 >= GUEST_FRAMES {
         return value(context, result::INVALID_ADDRESS);
     }
     match slot.power_on(entry, argument) {

@@ -23,7 +23,7 @@ impl HostPage {
     }
 
     fn word(&self, offset: usize) -> *mut u64 {
-        let offset = offset % PAGE_SIZE as usize & !7;
+        let offset = (offset % PAGE_SIZE as usize) & !7;
         core::ptr::with_exposed_provenance_mut((self.0.base().0 as usize).wrapping_add(offset))
     }
 

@@ -273,7 +273,11 @@ fn debian() -> Vec<Row> {
             .seconds(180),
         Row::debian("linux/panic", "panic")
             .with_programs()
-            .expect(&["hold: a guest spins", "sysrq triggered crash", "tenure: guest memory reads as zeros from now on"])
+            .expect(&[
+                "hold: a guest spins",
+                "sysrq triggered crash",
+                "tenure: guest memory reads as zeros from now on",
+            ])
             .allow(&["Kernel panic - not syncing: sysrq triggered crash", "end Kernel panic"])
             .seconds(120),
         Row::debian("linux/reset", "reset")

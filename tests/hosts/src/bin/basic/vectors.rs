@@ -52,7 +52,7 @@ fn features() -> (bool, bool) {
 /// Lets EL1 use what is there, at the greatest length.
 fn enable(sme: bool) {
     // SAFETY: CPACR_EL1.FPEN, ZEN and SMEN, then the lengths; the program itself is built without vectors.
-    unsafe { asm!("msr cpacr_el1, {}", "isb", in(reg) 3u64 << 20 | 3 << 16 | u64::from(sme) * (3 << 24)) };
+    unsafe { asm!("msr cpacr_el1, {}", "isb", in(reg) 3u64 << 20 | 3 << 16 | (u64::from(sme) * (3 << 24))) };
     // SAFETY: as above.
     unsafe { asm!("msr s3_0_c1_c2_0, {}", "isb", in(reg) 0xfu64) };
     if sme {
