@@ -1,4 +1,4 @@
-//! The host's SVE and SME registers across a guest that uses FP/SIMD: on a CPU that has them.
+//! The host's vector registers across a guest that uses FP/SIMD; SVE and SME on a CPU that has them.
 #![allow(unsafe_code)] // Vector registers by assembly.
 
 use core::arch::{asm, global_asm};
@@ -11,6 +11,7 @@ use tenure_test_rt::harness::{Failure, TestResult};
 use tenure_test_rt::{check, check_eq};
 
 crate::tests!(
+    simd_registers_survive_a_guest,
     sve_registers_survive_a_guest,
     streaming_mode_and_its_registers_survive_a_guest,
     za_survives_a_guest
@@ -19,6 +20,8 @@ crate::tests!(
 global_asm!(include_str!("vectors.s"), options(raw));
 
 unsafe extern "C" {
+    fn host_simd_fill(seed: u64);
+    fn host_simd_dump(v: *mut u64);
     fn host_vectors_fill(seed: u64, with_ffr: u64);
     fn host_vectors_dump(z: *mut u8, p: *mut u8, with_ffr: u64);
     fn host_za_fill(row: *const u8);
@@ -68,6 +71,35 @@ fn disturb(host: &mut Host, vm: &mut Vm) -> TestResult {
     let [kept, ..] = vm.command(host, command::FP_SWAP, &[0])?;
     check_eq!(kept, 32, "registers of the guest after the host");
     Ok(())
+}
+
+fn simd_registers_survive_a_guest(host: &mut Host) -> TestResult {
+    // SAFETY: CPACR_EL1.FPEN; the program itself is built without vectors.
+    unsafe { asm!("msr cpacr_el1, {}", "isb", in(reg) 3u64 << 20) };
+    with_guest(host, vm_flags::PROTECTED, |host, vm| {
+        let seed = 0x0102_0304_0506_0708;
+        // SAFETY: FP/SIMD is there on every CPU that runs this, and enabled.
+        unsafe { host_simd_fill(seed) };
+        // SAFETY: FPCR.RMode, and FPSR.QC with all cumulative flags.
+        unsafe {
+            asm!("msr s3_3_c4_c4_0, {}", "msr s3_3_c4_c4_1, {}", in(reg) 3u64 << 22, in(reg) 1u64 << 27 | 0x9f)
+        };
+        let disturbed = disturb(host, vm);
+        let mut after = [0u64; 64];
+        // SAFETY: room for 32 registers.
+        unsafe { host_simd_dump(after.as_mut_ptr()) };
+        let (fpcr, fpsr): (u64, u64);
+        // SAFETY: reads registers, and sets rounding back.
+        unsafe {
+            asm!("mrs {}, s3_3_c4_c4_0", "mrs {}, s3_3_c4_c4_1", "msr s3_3_c4_c4_0, xzr", out(reg) fpcr, out(reg) fpsr)
+        };
+        disturbed?;
+        for (n, pair) in (0..).zip(after.chunks(2)) {
+            check_eq!(pair, [seed + n, !(seed + n)], "v{n} of the host");
+        }
+        check_eq!((fpcr, fpsr), (3 << 22, 1 << 27 | 0x9f), "FPCR and FPSR of the host");
+        Ok(())
+    })
 }
 
 fn sve_registers_survive_a_guest(host: &mut Host) -> TestResult {

@@ -1,7 +1,28 @@
 // The host's vector registers for vectors.rs: filled, and written to memory.
+    .arch_extension fp
+    .arch_extension simd
     .arch_extension sve
     .arch_extension sme
     .text
+
+    // (x0 = seed)
+    .global host_simd_fill
+host_simd_fill:
+    .irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31
+    add     x2, x0, #\n
+    fmov    d\n, x2
+    mvn     x2, x2
+    fmov    v\n\().d[1], x2
+    .endr
+    ret
+
+    // (x0 = room for v0 to v31)
+    .global host_simd_dump
+host_simd_dump:
+    .irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31
+    str     q\n, [x0, #(\n * 16)]
+    .endr
+    ret
 
     // (x0 = seed, x1 = 1 if FFR is there)
     .global host_vectors_fill
