@@ -3,16 +3,19 @@
 use std::fs;
 use std::io;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use story::driver::{self, Session};
 use story::guest::Guest;
 use story::mapping::Mapping;
-use story::roads::{KERNEL_ROAD, ROADS, Road};
+use story::roads::{self, KERNEL_ROAD, ROADS, Road};
 use story::show;
 use story::steps::Steps;
 use story::vmm::{FREE, Kind, Vm};
-use tenure_abi::flags::{pin, query};
+use tenure_abi::flags::{pin, query, unshare};
 use tenure_abi::info;
 use tenure_abi::page::State;
 use tenure_test_protocol::{self as protocol, command, outcome};
@@ -81,6 +84,7 @@ fn attacks(steps: &mut Steps) -> Result<()> {
 
     decisions(steps, &session, &vm, &guest)?;
     calls(steps, &session, &vm)?;
+    races(steps, &session, &vm, &guest)?;
     let [ok, ..] = guest.command(command::CHECK, &[place(1).1, 1, 0])?;
     steps.check("the guest lives and answers", format!("outcome {ok}"), ok == outcome::OK);
     Ok(())
@@ -178,5 +182,50 @@ fn calls(steps: &mut Steps, session: &Session, vm: &Vm) -> Result<()> {
     steps.check("512 rubbish ioctls", format!("{worst:x?} succeeded"), worst.is_empty());
     let private = Mapping::with(vm.gmem(), PAGE as usize, libc::PROT_READ, libc::MAP_PRIVATE).map(drop);
     refused(steps, "a copy-on-write mapping", private, &[libc::EINVAL]);
+    Ok(())
+}
+
+/// The host pins, unpins and reads in loops while the guest shares and takes back in a loop: with DRAIN it gets through.
+fn races(steps: &mut Steps, session: &Session, vm: &Vm, guest: &Guest) -> Result<()> {
+    const ROUNDS: u64 = 50;
+    let (offset, gpa) = place(40);
+    guest.write(gpa, SECRET)?;
+    let (stop, pins, reads) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+    let through = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                if session.pin(vm.gmem_fd(), offset, PAGE, pin::CPU, "again").1.is_ok() {
+                    pins.fetch_add(1, Ordering::Relaxed);
+                    let _ = session.unpin(vm.gmem_fd(), offset, PAGE, pin::CPU);
+                }
+            }
+        });
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                reads.fetch_add(u64::from(roads::peek(&vm.memory, offset as usize)), Ordering::Relaxed);
+            }
+        });
+        let through = (|| -> Result<u64> {
+            for round in 0..ROUNDS {
+                // Long enough for the others to come in between.
+                ensure!(guest.call(command::SHARE, &[gpa, 1])?.is_success(), "share");
+                thread::sleep(Duration::from_millis(2));
+                let reply = guest.call(command::UNSHARE, &[gpa, 1, unshare::DRAIN | unshare::WAIT])?;
+                if !reply.is_success() {
+                    return Ok(round);
+                }
+            }
+            Ok(ROUNDS)
+        })();
+        stop.store(true, Ordering::Relaxed);
+        through
+    })?;
+    let (pins, reads) = (pins.into_inner(), reads.into_inner());
+    let kept = guest.read(gpa)? == SECRET;
+    steps.check(
+        "pins and reads in loops: the guest gets its page back each time",
+        format!("{through} of {ROUNDS} rounds against {pins} pins and {reads} reads, contents kept: {kept}"),
+        through == ROUNDS && pins > 0 && reads > 0 && kept,
+    );
     Ok(())
 }
