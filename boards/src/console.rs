@@ -76,7 +76,7 @@ impl Console {
         Some(Self::Pl011(Uart::new(registers)))
     }
 
-    /// Writes a byte when there is room for it, or after [`PATIENCE`] polls in any case.
+    /// Writes a byte when there is room for it, or after a million polls in any case.
     pub fn put(&mut self, byte: u8) {
         let mut patience = PATIENCE;
         while !self.has_room() && patience > 0 {

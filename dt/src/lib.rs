@@ -3,7 +3,7 @@
 //! A tree comes from firmware that Tenure trusts to mean well, not to be well-formed. Three steps, each pure and tested
 //! on the build machine:
 //!
-//! 1. [`check`]: a small validator refuses whatever is not well-formed;
+//! 1. [`mod@check`]: a small validator refuses whatever is not well-formed;
 //! 2. [`read`]: one walk over the checked [`tokens`], into [`Platform`];
 //! 3. [`edit`]: a pass over the tokens writes the tree that the host gets.
 //!

@@ -4,7 +4,7 @@
 //! - [`host`]: the host's world and its ways back into EL2; [`psci`], [`calls`]: what it can ask for;
 //! - [`vm`], [`vcpu`]: what a VM has beside its memory, and how a vCPU is run; [`guest`]: what brings it back;
 //! - [`machine`]: the hardware under the memory manager of `tenure-mm`, which decides about pages;
-//! - [`percpu`], [`console`], [`ring`], [`panic`]: what everything stands on.
+//! - [`percpu`], [`console`], [`ring`], [`mod@panic`]: what everything stands on.
 #![no_std]
 #![no_main]
 

@@ -37,7 +37,7 @@ const VALID: u64 = 1;
 const TABLE_OR_PAGE: u64 = 2;
 const AF: u64 = 1 << 10;
 const SH_INNER: u64 = 3 << 8;
-/// AP[1] is RES1 in a regime with one privilege level (DDI 0487 D8.4.1.2).
+/// `AP[1]` is RES1 in a regime with one privilege level (DDI 0487 D8.4.1.2).
 const AP1: u64 = 1 << 6;
 const AP_RO: u64 = 1 << 7;
 const XN: u64 = 1 << 54;
