@@ -19,6 +19,7 @@ mod rubbish;
 mod sharing;
 mod shortage;
 mod table;
+mod timer;
 mod vcpus;
 mod vectors;
 mod world;
@@ -61,6 +62,7 @@ fn main(dtb: u64) -> ! {
         run("lives", lives::TESTS, &mut host);
         run("exits", exits::TESTS, &mut host);
         run("vectors", vectors::TESTS, &mut host);
+        run("timer", timer::TESTS, &mut host);
         run("sharing", sharing::TESTS, &mut host);
         run("consent", consent::TESTS, &mut host);
         run("drain", drain::TESTS, &mut host);
