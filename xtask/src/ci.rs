@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use crate::setup::rust::{self, BARE_METAL, LINUX, Rust};
 use crate::test::report::Report;
-use crate::test::table::When;
+use crate::test::row::When;
 use crate::{exec, setup, test, ui};
 
 /// Check formatting, lints and documentation, then test everything.

@@ -12,10 +12,11 @@ use crate::{build, setup, ui};
 mod boot;
 mod host;
 pub mod report;
+pub mod row;
 pub mod table;
 
 use report::Report;
-use table::{Kind, Row, When};
+use row::{Kind, Row, When};
 
 /// Test everything: on the build machine, bare-metal in QEMU, and Debian under Tenure in QEMU.
 ///

@@ -7,10 +7,10 @@ use std::time::Instant;
 use anyhow::Result;
 
 use super::report::Report;
-use super::table::{Kind, Row, Tree};
+use super::row::{Kind, Row, Tree};
 use crate::initramfs::{self, Contents};
 use crate::qemu::console::{Watch, matches};
-use crate::qemu::runner;
+use crate::qemu::runner::{self, End};
 use crate::qemu::{self, Config, Payload};
 use crate::setup::Machine;
 use crate::{build, exec, paths, run, ui};
@@ -45,9 +45,12 @@ impl<'a> Boots<'a> {
         let begin = Instant::now();
         let qemu = row.config.command(&self.payload(row)?);
         let mut expected = row.expect.clone();
-        if let Kind::Host { .. } = row.kind {
-            expected.push("result: * passed, * failed".to_owned());
-        }
+        let last = match &row.kind {
+            Kind::Host { .. } => Some("result: * passed, * failed".to_owned()),
+            Kind::Debian { run } if row.end == End::PowerOff => Some(format!("init: {run} ended with 0")),
+            _ => None,
+        };
+        expected.extend(last.filter(|last| row.expect.last() != Some(last)));
         let log = format!("test-{}", row.name.replace('/', "-"));
         let watch = Watch::new(expected, row.allow.clone());
         let outcome = runner::run(qemu, &log, watch, row.end, row.limit, |_| {})?;

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use super::report::Report;
-use super::table::When;
+use super::row::When;
 use crate::setup::rust;
 use crate::{exec, ui};
 

@@ -1,0 +1,183 @@
+//! One test as data: what is started on which machine, and what must be seen. The table itself is [`super::table`].
+
+use std::time::Duration;
+
+use crate::qemu::Config;
+use crate::qemu::runner::End;
+
+/// In which scope a test runs: each scope holds those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum When {
+    /// With `--quick` too.
+    Quick,
+    /// Unless `--quick`.
+    Always,
+    /// With `--long` only.
+    Long,
+}
+
+/// What is started.
+#[derive(Clone, Debug)]
+pub enum Kind {
+    /// Debian without a hypervisor: shows that the set-up and the runner themselves are well.
+    Plain,
+    /// Debian under Tenure; `/init` does `run`.
+    Debian {
+        /// `boot`, `story`, or a script of tests/linux.
+        run: String,
+    },
+    /// Tenure alone, entered with this device tree.
+    Tree(Tree),
+    /// A bare-metal host of tests/hosts under Tenure.
+    Host {
+        /// Its file name.
+        name: String,
+    },
+}
+
+/// The device tree in x0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tree {
+    /// x0 = 0.
+    Missing,
+    /// Memory that holds zeros.
+    Zeros,
+    /// QEMU's own tree, all zero after its first 2 KiB.
+    Cut,
+    /// QEMU's own tree: says that there is no kernel.
+    Whole,
+}
+
+/// One test.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// Unique; the filter looks at it.
+    pub name: String,
+    /// In which scope it runs.
+    pub when: When,
+    /// The machine.
+    pub config: Config,
+    /// What is started on it.
+    pub kind: Kind,
+    /// Whether the hypervisor is the one that starts with the worst value in every register.
+    pub unknown_resets: bool,
+    /// Whether it runs a program of tests/story.
+    pub programs: bool,
+    /// Further words for the host's command line.
+    pub bootargs: String,
+    /// Lines that must come, in this order.
+    pub expect: Vec<String>,
+    /// Lines that must not come.
+    pub never: Vec<String>,
+    /// Lines that may come although they look like a crash.
+    pub allow: Vec<String>,
+    /// When the run is over.
+    pub end: End,
+    /// How long it may take; four times what it takes on two slow cores.
+    pub limit: Duration,
+}
+
+impl Row {
+    pub fn new(name: &str, kind: Kind) -> Self {
+        Self {
+            name: name.to_owned(),
+            when: When::Always,
+            config: Config::default(),
+            kind,
+            unknown_resets: false,
+            programs: false,
+            bootargs: String::new(),
+            expect: Vec::new(),
+            never: Vec::new(),
+            allow: Vec::new(),
+            end: End::PowerOff,
+            limit: Duration::from_secs(90),
+        }
+    }
+
+    /// Debian without a hypervisor.
+    pub fn plain(name: &str) -> Self {
+        Self::new(name, Kind::Plain).expect(&["init: Debian 6.12*", "init: boot ended with 0"])
+    }
+
+    /// Debian under Tenure, which does `run` and powers off.
+    pub fn debian(name: &str, run: &str) -> Self {
+        Self::new(name, Kind::Debian { run: run.to_owned() })
+    }
+
+    /// A bare-metal host under Tenure.
+    pub fn host(name: &str, host: &str) -> Self {
+        Self::new(name, Kind::Host { name: host.to_owned() })
+    }
+
+    pub fn on(mut self, cpu: &str, cpus: u8, gic: u8) -> Self {
+        self.config = Config { cpu: cpu.to_owned(), cpus, gic, ..self.config };
+        self
+    }
+
+    pub fn words(mut self, words: &str) -> Self {
+        self.bootargs = words.to_owned();
+        self
+    }
+
+    /// The machine restarts when it is told to, and is stopped after the last expected line.
+    pub fn reboots(mut self) -> Self {
+        self.config.reboots = true;
+        self.end = End::LastLine;
+        self
+    }
+
+    /// It must say why and stop: the run is over when it has said so.
+    pub fn refuses(mut self) -> Self {
+        self.end = End::LastLine;
+        self.limit = Duration::from_secs(20);
+        self.never(&["init: *"])
+    }
+
+    pub fn without_el2(mut self) -> Self {
+        self.config.el2 = false;
+        self
+    }
+
+    /// QEMU's resets are kind, hardware's are not: the hypervisor makes them unkind first.
+    pub fn unknown_resets(mut self) -> Self {
+        self.unknown_resets = true;
+        self
+    }
+
+    /// It runs programs of tests/story.
+    pub fn with_programs(mut self) -> Self {
+        self.programs = true;
+        self
+    }
+
+    pub fn memory(mut self, mebibytes: u32) -> Self {
+        self.config.memory = mebibytes;
+        self
+    }
+
+    pub fn expect(mut self, lines: &[&str]) -> Self {
+        self.expect.extend(lines.iter().map(|&line| line.to_owned()));
+        self
+    }
+
+    pub fn never(mut self, lines: &[&str]) -> Self {
+        self.never.extend(lines.iter().map(|&line| line.to_owned()));
+        self
+    }
+
+    pub fn allow(mut self, lines: &[&str]) -> Self {
+        self.allow.extend(lines.iter().map(|&line| line.to_owned()));
+        self
+    }
+
+    pub fn seconds(mut self, seconds: u64) -> Self {
+        self.limit = Duration::from_secs(seconds);
+        self
+    }
+
+    pub fn when(mut self, when: When) -> Self {
+        self.when = when;
+        self
+    }
+}
