@@ -17,6 +17,8 @@ pub struct Machine {
     pub reserved: ArrayVec<Range<u64>, 32>,
     /// `reg` of every CPU: its MPIDR.
     pub cpus: ArrayVec<u64, 8>,
+    /// `bootargs` of `/chosen`.
+    pub bootargs: &'static str,
     /// True where a node is compatible with `tenure,hypervisor` or stands at `/hypervisor`.
     pub has_hypervisor_node: bool,
 }
@@ -57,8 +59,17 @@ impl Machine {
             ram,
             reserved,
             cpus: cpus.take(8).collect(),
+            bootargs: tree.chosen().bootargs().unwrap_or(""),
             has_hypervisor_node: tree.find_node("/hypervisor").is_some(),
         })
+    }
+}
+
+impl Machine {
+    /// The number behind `name=` among the boot arguments.
+    pub fn argument(&self, name: &str) -> Option<u64> {
+        let mut words = self.bootargs.split_whitespace();
+        words.find_map(|word| word.strip_prefix(name)?.strip_prefix('=')?.parse().ok())
     }
 }
 
