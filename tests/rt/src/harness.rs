@@ -1,7 +1,7 @@
 //! Named tests, told on the console line by line as `tests/README.md` says.
 
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 use arrayvec::ArrayString;
 
@@ -67,6 +67,51 @@ macro_rules! check_eq {
     }};
 }
 
+/// What tests have to tell to people: printed when the test has ended, so that its line stays one line.
+struct Notes {
+    bytes: [AtomicU8; 2048],
+    length: AtomicUsize,
+}
+
+static NOTES: Notes = Notes { bytes: [const { AtomicU8::new(0) }; 2048], length: AtomicUsize::new(0) };
+
+impl Write for &Notes {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes() {
+            let at = self.length.fetch_add(1, Ordering::Relaxed);
+            // What does not fit is cut.
+            if let Some(slot) = self.bytes.get(at) {
+                slot.store(byte, Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Notes {
+    fn print(&self) {
+        let length = self.length.swap(0, Ordering::Relaxed);
+        for byte in self.bytes.iter().take(length) {
+            match byte.load(Ordering::Relaxed) {
+                b'\n' => crate::println!(),
+                byte => crate::console::put(byte),
+            }
+        }
+    }
+}
+
+/// Keeps a line `note: ...` that is printed when the test has ended. What [`note!`](crate::note) expands to.
+pub fn keep_note(arguments: fmt::Arguments<'_>) {
+    // Notes never fail.
+    let _ = writeln!(&NOTES, "note: {arguments}");
+}
+
+/// Tells something to people, behind the line of the test that runs.
+#[macro_export]
+macro_rules! note {
+    ($($arg:tt)*) => { $crate::harness::keep_note(format_args!($($arg)*)) };
+}
+
 static PASSED: AtomicU64 = AtomicU64::new(0);
 static FAILED: AtomicU64 = AtomicU64::new(0);
 
@@ -84,6 +129,7 @@ pub fn run(module: &str, name: &str, test: impl FnOnce() -> TestResult) {
             println!("FAILED: {why}");
         }
     }
+    NOTES.print();
 }
 
 /// Tells the result and powers off.
@@ -96,6 +142,7 @@ pub fn finish() -> ! {
 pub fn abandon(why: &str) -> ! {
     FAILED.fetch_add(1, Ordering::Relaxed);
     println!("FAILED: {why}");
+    NOTES.print();
     finish()
 }
 

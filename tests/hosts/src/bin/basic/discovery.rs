@@ -83,6 +83,7 @@ fn kept_memory_is_bounded(host: &mut Host) -> TestResult {
     let kept = calls::figure(info::KEPT_BYTES);
     let ram = host.machine.ram.end - host.machine.ram.start;
     check!(kept > 0 && kept < ram / 50, "{kept} bytes of {ram} kept");
+    tenure_test_rt::note!("{} KiB kept", kept >> 10);
     Ok(())
 }
 

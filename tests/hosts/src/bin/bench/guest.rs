@@ -2,10 +2,10 @@
 
 use tenure_abi::flags::{pin, unshare, vm as vm_flags};
 use tenure_abi::{PAGE_SIZE, Reply, exit, info};
-use tenure_test_hosts::vm::{Event, FREE_GFN, Vm, with_guest};
+use tenure_test_hosts::vm::{Event, FREE_GFN, Vm};
 use tenure_test_hosts::{Host, calls, memory};
 use tenure_test_protocol::{command, work};
-use tenure_test_rt::harness::Failure;
+use tenure_test_rt::harness::{self, Failure};
 use tenure_test_rt::{check, check_eq, cpu, probe};
 
 use crate::{Clock, figure, instructions};
@@ -17,18 +17,20 @@ const IPA: u64 = FREE_GFN * PAGE_SIZE;
 /// Measures them, in one guest with 1024 pages of its own; tenths of instructions that the scrub of a page takes.
 pub fn run(host: &mut Host, clock: Clock) -> Option<u64> {
     let mut scrub = None;
-    tenure_test_rt::harness::run("bench", "guest", || {
-        tenure_test_rt::println!();
-        with_guest(host, vm_flags::PROTECTED | vm_flags::RIGHT_REVOKE, |host, vm| {
-            vm.fill(host, FREE_GFN, PAGES, 1)?;
-            converting(host, vm, clock);
-            scrub = scrubbing(host, vm, clock);
-            mapped(host, vm, clock);
-            draining(host, vm, clock);
-            leaving(host, vm, clock);
-            Ok(())
-        })
+    let mut vm = None;
+    harness::run("bench", "a_guest_starts", || {
+        let guest = vm.insert(Vm::new(host, vm_flags::PROTECTED | vm_flags::RIGHT_REVOKE)?);
+        guest.boot(host)?;
+        guest.fill(host, FREE_GFN, PAGES, 1)
     });
+    if let Some(vm) = &mut vm {
+        converting(host, vm, clock);
+        scrub = scrubbing(host, vm, clock);
+        mapped(host, vm, clock);
+        draining(host, vm, clock);
+        leaving(host, vm, clock);
+        harness::run("bench", "the_guest_ends", || vm.destroy(host));
+    }
     scrub
 }
 
@@ -119,7 +121,7 @@ fn mapped(host: &mut Host, vm: &mut Vm, clock: Clock) {
             }
             event = vm.run(host)?;
         };
-        tenure_test_rt::print!("({} TLBIs) ", calls::figure(info::TLBIS) - before);
+        tenure_test_rt::note!("{} TLBIs for {COUNT} pages", calls::figure(info::TLBIS) - before);
         check_eq!(results[2], 0, "answers");
         Ok(clock.tenths(results[1], COUNT))
     });

@@ -14,7 +14,7 @@ mod steps;
 use tenure_test_hosts::totals::Totals;
 use tenure_test_hosts::{Host, calls};
 use tenure_test_rt::harness::{self, TestResult};
-use tenure_test_rt::{check_eq, entry, println};
+use tenure_test_rt::{check_eq, entry, note, println};
 
 use arena::Arena;
 use party::Party;
@@ -52,14 +52,13 @@ fn random(host: &mut Host, seed: u64, steps: u64) -> TestResult {
         let outcome =
             steps::take(host, &mut arena, &mut parties, &mut dice).and_then(|()| arena.audit(&mut dice));
         if let Err(failure) = outcome {
-            println!("note: seed={seed} step={step}");
+            note!("seed={seed} step={step}");
             return Err(failure);
         }
     }
-    println!();
-    println!("note: {} calls succeeded, {} were refused", dice.succeeded, dice.refused);
+    note!("{} calls succeeded, {} were refused", dice.succeeded, dice.refused);
     for party in &mut parties {
-        println!("note: exits by reason {:?}", party.vm.exits);
+        note!("exits of the last guest by reason {:?}", party.vm.exits);
         party.vm.destroy(host)?;
     }
     arena.end(host)?;

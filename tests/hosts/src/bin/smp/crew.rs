@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use tenure_test_hosts::Host;
 use tenure_test_rt::harness::{Failure, TestResult};
-use tenure_test_rt::{check, cpu, fail, println, smp};
+use tenure_test_rt::{check, cpu, fail, note, smp};
 
 use crate::races;
 
@@ -149,7 +149,7 @@ extern "C" fn work(index: u64) {
         BEGUN.fetch_add(1, Ordering::AcqRel);
         let mut end = DONE;
         if let Err(failure) = races::carry_out(job, &mut host) {
-            println!("note: CPU {index}: {failure:?}");
+            note!("CPU {index}: {failure:?}");
             end |= FAILED;
         }
         STATE[index].store(end, Ordering::Release);

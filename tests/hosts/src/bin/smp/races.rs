@@ -11,7 +11,7 @@ use tenure_test_hosts::{Host, calls, memory};
 use tenure_test_protocol::{command, work};
 use tenure_test_rt::harness::{Failure, TestResult};
 use tenure_test_rt::probe::{self, Outcome};
-use tenure_test_rt::{check, check_eq, cpu, fail, print};
+use tenure_test_rt::{check, check_eq, cpu, fail, note};
 
 use crate::Test;
 use crate::crew::{self, Job};
@@ -179,7 +179,7 @@ fn race(host: &mut Host, what: u64, jobs: &[Job]) -> TestResult {
         crew::stop()?;
         outcome?;
         let successes = SUCCESSES.load(Ordering::Acquire);
-        print!("({turns} turns, {refusals} refusals, {successes} times the host had the page) ");
+        note!("{turns} turns, {refusals} refusals, {successes} times the host had the page");
         check!(successes >= MEETINGS, "the host hardly met the page: no race was run");
         check_eq!(calls::state(pfn), Some(State::Private));
         check_eq!(page::CPU_PINS.get(calls::word(pfn)), 0);
@@ -340,7 +340,7 @@ fn a_vcpu_runs_on_one_cpu_at_a_time(host: &mut Host) -> TestResult {
             }
         }
         crew::stop()?;
-        print!("({own} runs here, {} elsewhere) ", SUCCESSES.load(Ordering::Acquire));
+        note!("{own} runs here, {} elsewhere", SUCCESSES.load(Ordering::Acquire));
         check!(own >= 50 && SUCCESSES.load(Ordering::Acquire) >= 50, "there was no race");
         Ok(())
     })?;
