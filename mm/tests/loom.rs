@@ -130,6 +130,7 @@ impl Machine for LoomMachine {
     }
     fn clean_to_poc(&self, _: Pfn) {}
     fn sync_icache(&self, _: Pfn) {}
+    fn drop_instructions(&self) {}
     fn digest(&self, _: Pfn) -> [u8; 32] {
         [0; 32]
     }

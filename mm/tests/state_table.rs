@@ -2,7 +2,6 @@
 //!
 //! `.` done or allowed, `D` DENIED, `B` BUSY, `R` RETRY, `P` PENDING, `X` POISONED. Words without references, except
 //! that a draining page has the pin that it drains for.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test stops where it fails")]
 
 use tenure_abi::page::{self, State};
 use tenure_abi::reply::Status;

@@ -14,13 +14,22 @@ use crate::{exec, ui};
 struct Group {
     name: &'static str,
     args: &'static [&'static str],
+    /// Flags of the compiler, if not the usual.
+    flags: Option<&'static str>,
     when: When,
 }
 
 /// What is run. A failing one does not stop the next.
 const GROUPS: &[Group] = &[
-    Group { name: "host", args: &["--no-fail-fast"], when: When::Quick },
-    Group { name: "host-story", args: &["-p", "tenure-story", "--lib"], when: When::Quick },
+    Group { name: "host", args: &["--no-fail-fast"], flags: None, when: When::Quick },
+    Group { name: "host-story", args: &["-p", "tenure-story", "--lib"], flags: None, when: When::Quick },
+    // Every interleaving of two CPUs on two pages. A target folder of its own: other flags would rebuild all.
+    Group {
+        name: "host-interleavings",
+        args: &["-p", "tenure-mm", "--release", "--test", "loom", "--target-dir", "target/loom"],
+        flags: Some("--cfg loom"),
+        when: When::Always,
+    },
 ];
 
 /// Runs the groups of this scope.
@@ -32,6 +41,9 @@ pub fn run(scope: When, report: &mut Report) -> Result<()> {
         let begin = Instant::now();
         let mut cargo = rust::cargo();
         cargo.args(["test", "--color", "never"]).args(group.args);
+        if let Some(flags) = group.flags {
+            cargo.env("RUSTFLAGS", flags);
+        }
         ui::line(&format!("  {}: {}", group.name, exec::show(&cargo)));
         let output = cargo.stdin(Stdio::null()).output().context("cannot start cargo")?;
         let text = format!(
