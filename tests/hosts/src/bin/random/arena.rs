@@ -131,6 +131,11 @@ fn touch(pfn: u64) -> TestResult {
         Some(State::Draining) => page::CPU_PINS.get(word) > 0 || page::HOST_LEAF.get(word) == 1,
         _ => false,
     };
+    let redirected = State::of(word) == Some(State::Private) && page::SCRAP.get(word) == 1;
+    check!(
+        !redirected || what != Outcome::Value(work::PUBLIC),
+        "the host reads the guest's page, not scrap: {word:#x}"
+    );
     check_eq!(!what.faulted(), mapped, "the host's read of {pfn:#x}, {word:#x}");
     if what.faulted() {
         check_eq!(what.class_and_status(), Some((0x25, 0x21)), "{pfn:#x}, {word:#x}");
