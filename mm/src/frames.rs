@@ -12,6 +12,14 @@ pub struct Region<'a> {
     pub words: &'a [PageWord],
 }
 
+impl<'a> Region<'a> {
+    /// The word of a frame of this region.
+    #[inline(always)]
+    pub fn word(&self, frame: Pfn) -> Option<&'a PageWord> {
+        self.words.get(frame.0.wrapping_sub(self.first.0) as usize)
+    }
+}
+
 /// All regions, in ascending order, without overlap.
 #[derive(Clone, Copy, Debug)]
 pub struct Frames<'a> {
@@ -28,8 +36,7 @@ impl<'a> Frames<'a> {
     #[inline]
     pub fn word(&self, frame: Pfn) -> Option<&'a PageWord> {
         for region in self.regions {
-            let index = frame.0.wrapping_sub(region.first.0);
-            if let Some(word) = region.words.get(index as usize) {
+            if let Some(word) = region.word(frame) {
                 return Some(word);
             }
         }

@@ -93,6 +93,49 @@ pub struct UnshareHow {
     pub consent: bool,
 }
 
+/// The common case of a verdict, as a comparison: a word that `mask` cuts down to `want` becomes `word ^ flip`.
+///
+/// It says what [`share`] and [`unshare`] say, in three instructions, for long ranges; whatever does not match is
+/// theirs to judge. A test compares the two.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Quick {
+    mask: u64,
+    want: u64,
+    flip: u64,
+}
+
+impl Quick {
+    const BETWEEN: u64 = State::Private as u64 ^ State::Shared as u64;
+    const WHOSE: u64 = page::STATE.mask() | page::FROZEN.mask() | page::OWNER.mask() | page::WAITER.mask();
+
+    /// A private page that is not redirected is shared.
+    pub const fn share(vm: Slot) -> Self {
+        let want = page::OWNER.set(State::Private as u64, vm.0 as u64);
+        Self { mask: Self::WHOSE | page::SCRAP.mask(), want, flip: Self::BETWEEN }
+    }
+
+    /// A shared page without pins and DMA leaves is taken back; with or without a host leaf, which goes.
+    pub const fn unshare(vm: Slot, host_leaf: bool) -> Self {
+        let pins = page::CPU_PINS.mask() | page::DMA_PINS.mask() | page::HYP_PINS.mask();
+        let leaves = page::DMA_LEAVES.mask() | page::HOST_LEAF.mask();
+        let leaf = if host_leaf { page::HOST_LEAF.mask() } else { 0 };
+        let want = page::OWNER.set(State::Shared as u64, vm.0 as u64) | leaf;
+        Self { mask: Self::WHOSE | pins | leaves, want, flip: Self::BETWEEN | leaf }
+    }
+
+    /// The word is the common case.
+    #[inline(always)]
+    pub const fn matches(self, word: Word) -> bool {
+        word.raw() & self.mask == self.want
+    }
+
+    /// What a word that matches becomes.
+    #[inline(always)]
+    pub const fn next(self, word: Word) -> Word {
+        word.flipped(self.flip)
+    }
+}
+
 /// What a fault of the host, or its wish to map, needs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum HostMap {

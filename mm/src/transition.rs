@@ -19,6 +19,7 @@ mod map;
 mod pin;
 mod pools;
 mod reclaim;
+mod run;
 mod status;
 mod teardown;
 
@@ -26,6 +27,7 @@ use arrayvec::ArrayVec;
 use tenure_abi::MAX_ATOMIC_PAGES;
 
 use crate::addr::{Gfn, Pa, Pfn};
+use crate::frames::{Frames, Region};
 use crate::machine::{Machine, Vmid};
 use crate::manager::Mm;
 use crate::pool::Pool;
@@ -49,6 +51,31 @@ pub use teardown::Destroyed;
 /// 12 KiB of a stack of 32: a function that owns one is never inlined, so that a call inside a call (a guest's within
 /// VCPU_RUN) pays for its own only.
 pub(crate) type Held<'w> = ArrayVec<Frozen<'w>, { MAX_ATOMIC_PAGES as usize }>;
+
+/// Looks words up near one another: remembers the region of the last frame.
+pub(crate) struct PageRun<'a> {
+    frames: &'a [Region<'a>],
+    near: Option<Region<'a>>,
+}
+
+impl<'a> PageRun<'a> {
+    pub(crate) fn new(frames: &Frames<'a>) -> Self {
+        Self { frames: frames.regions(), near: frames.regions().first().copied() }
+    }
+
+    /// As [`Frames::word`].
+    #[inline(always)]
+    pub(crate) fn word(&mut self, frame: Pfn) -> Option<&'a PageWord> {
+        if let Some(near) = self.near
+            && let Some(word) = near.word(frame)
+        {
+            return Some(word);
+        }
+        let found = self.frames.iter().find(|region| region.word(frame).is_some()).copied();
+        self.near = found;
+        found?.word(frame)
+    }
+}
 
 /// What stands at a guest address.
 pub(crate) enum Seen<'w> {
@@ -113,8 +140,9 @@ impl<'a, M: Machine> Mm<'a, M> {
 
     /// Makes the host's level-3 entries of frozen frames invalid, and waits until no CPU holds their translations.
     pub(crate) fn drop_host_leaves(&self, frames: impl Iterator<Item = Pfn> + Clone, count: u64) {
+        let mut cursor = self.host.cursor();
         for frame in frames.clone() {
-            if let Some(entry) = self.host.leaf(&self.machine, frame) {
+            if let Some(entry) = cursor.leaf(&self.machine, frame) {
                 entry.write(&self.machine, Descriptor::INVALID);
             }
         }

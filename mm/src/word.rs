@@ -178,6 +178,18 @@ impl Word {
         }
     }
 
+    /// With the bits of `flip` the other way round.
+    #[inline(always)]
+    pub(crate) const fn flipped(self, flip: u64) -> Self {
+        Self(self.0 ^ flip)
+    }
+
+    /// A word of any bits, for tests of verdicts.
+    #[cfg(any(test, feature = "fake"))]
+    pub const fn from_raw(raw: u64) -> Self {
+        Self(raw)
+    }
+
     const fn next_version(self) -> Self {
         Self(page::VERSION.set(self.0, page::VERSION.get(self.0).wrapping_add(1)))
     }

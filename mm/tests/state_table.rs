@@ -176,3 +176,43 @@ fn the_last_unpin_ends_a_drain_once() {
     assert!(!done.has_waiter() && done.is_redirected());
     assert_eq!(state::unpin(done, page::CPU_PINS).unwrap_err().status, Status::Denied);
 }
+
+#[test]
+fn the_quick_verdict_is_the_verdict() {
+    // Every field empty, one, or full, with every combination of the rest.
+    let mut words = vec![0u64];
+    for (_, field) in page::FIELDS {
+        let values: Vec<u64> = match field.bits {
+            1 => vec![0, 1],
+            3 => (0..7).collect(),
+            8 if *field == page::OWNER => vec![0, 1, 2],
+            _ => vec![0, 1],
+        };
+        words = words.iter().flat_map(|word| values.iter().map(|value| field.set(*word, *value))).collect();
+    }
+    let (mut shared, mut taken) = (0, 0);
+    for word in words.into_iter().map(Word::from_raw) {
+        let quick = state::Quick::share(ME);
+        if quick.matches(word) {
+            shared += 1;
+            assert_eq!(state::share(word, ME), Ok(state::Share::Swap(quick.next(word))), "{word:?}");
+        }
+        let quick = state::Quick::unshare(ME, false);
+        if quick.matches(word) {
+            taken += 1;
+            assert_eq!(
+                state::unshare(word, ME, PLAIN),
+                Ok(state::Unshare::Swap(quick.next(word))),
+                "{word:?}"
+            );
+        }
+        let quick = state::Quick::unshare(ME, true);
+        if quick.matches(word) {
+            taken += 1;
+            let consent = UnshareHow { consent: true, ..PLAIN };
+            let verdict = state::unshare(word, ME, consent);
+            assert_eq!(verdict, Ok(state::Unshare::DropHostLeaf(quick.next(word))), "{word:?}");
+        }
+    }
+    assert!(shared > 0 && taken > 0);
+}

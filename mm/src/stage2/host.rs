@@ -76,6 +76,11 @@ impl HostMap {
         (entry.level == LEAF_LEVEL).then_some(entry)
     }
 
+    /// A walker for frames near one another.
+    pub const fn cursor(&self) -> Cursor {
+        Cursor { map: *self, table: None, region: u64::MAX }
+    }
+
     /// Tables that [`HostMap::split`] will take for `count` frames from `first`.
     pub fn tables_needed<M: Machine>(&self, machine: &M, first: Pfn, count: u64) -> u64 {
         let mut needed = 0u64;
@@ -154,6 +159,31 @@ impl HostMap {
         }
         machine.dsb_ishst();
         true
+    }
+}
+
+/// Finds level-3 entries of the host, and remembers the table of the last.
+#[derive(Debug)]
+pub struct Cursor {
+    map: HostMap,
+    table: Option<Pa>,
+    region: u64,
+}
+
+impl Cursor {
+    /// As [`HostMap::leaf`]. (Level-3 tables of the host's live as long as the machine runs.)
+    #[inline]
+    pub fn leaf<M: Machine>(&mut self, machine: &M, frame: Pfn) -> Option<Entry> {
+        let region = frame.0 / ENTRIES;
+        if let (true, Some(table)) = (region == self.region, self.table) {
+            let index = (frame.0 % ENTRIES) as usize;
+            let descriptor = Descriptor(machine.read(table, index));
+            return Some(Entry { table, index, level: LEAF_LEVEL, descriptor });
+        }
+        let entry = self.map.leaf(machine, frame)?;
+        self.region = region;
+        self.table = Some(entry.table);
+        Some(entry)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::machine::Machine;
 use crate::manager::{Mm, SCRUB_CHUNK};
 use crate::stage2::guest::{Cursor, Entry, ensure, tables_needed, walk};
 use crate::stage2::{Descriptor, GUEST_FRAMES};
-use crate::state::{self, Refusal, Share, UnshareHow};
+use crate::state::{self, Quick, Refusal, Share, UnshareHow};
 use crate::vm::Vm;
 use crate::word::{Frozen, Word};
 
@@ -89,6 +89,17 @@ impl Convert {
                 state::Unshare::Drain(next) => Step::Drain(next),
             },
         })
+    }
+
+    /// The common case of this conversion, and whether it drops host leaves.
+    fn quick(self, vm: &Vm) -> Option<(Quick, bool)> {
+        match self {
+            Self::Share => Some((Quick::share(vm.slot()), false)),
+            Self::Unshare { how, contents: Contents::Keep } if !how.revoke => {
+                Some((Quick::unshare(vm.slot(), how.consent), how.consent))
+            }
+            Self::Unshare { .. } => None,
+        }
     }
 
     /// The status that an unpopulated address has afterwards.
@@ -207,7 +218,16 @@ impl<'a, M: Machine> Mm<'a, M> {
         let mut empty = 0u64;
         let mut leaves = 0u64;
         let mut drain = None;
-        for index in 0..count {
+        let mut quick_pages = 0;
+        if let Some((quick, drops)) = op.quick(vm) {
+            quick_pages = self.freeze_run(vm, gfn, count, quick, &mut held);
+            if quick_pages == count {
+                self.publish_run(quick, drops, &mut held);
+                return Reply::done(count);
+            }
+            leaves = if drops { quick_pages } else { 0 };
+        }
+        for index in quick_pages..count {
             let seen = match self.look(&mut cursor, gfn.offset(index)) {
                 Ok(seen) => seen,
                 Err(refusal) => return refusal.at(index),

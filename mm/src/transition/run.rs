@@ -1,0 +1,60 @@
+//! Long ranges of ordinary pages: the common case of share and unshare, a few instructions a page.
+//!
+//! Walks once per level-3 table and judges a word by [`Quick`]. It stops at the first page that is not the common case;
+//! the general way goes on from there with what is held.
+
+use super::{Held, PageRun};
+use crate::addr::Gfn;
+use crate::machine::Machine;
+use crate::manager::Mm;
+use crate::stage2::guest::walk;
+use crate::stage2::{Descriptor, ENTRIES, LEAF_LEVEL};
+use crate::state::Quick;
+use crate::vm::Vm;
+use crate::word::Frozen;
+
+impl<'a, M: Machine> Mm<'a, M> {
+    /// Freezes the pages from `gfn` on while they are the common case. Returns how many.
+    #[inline]
+    pub(super) fn freeze_run(&self, vm: &Vm, gfn: Gfn, count: u64, quick: Quick, held: &mut Held<'a>) -> u64 {
+        let Some(root) = vm.root() else { return 0 };
+        let mut near = PageRun::new(&self.frames);
+        let mut done = 0;
+        while done < count {
+            let at = gfn.offset(done);
+            let entry = walk(&self.machine, root, at);
+            if entry.level != LEAF_LEVEL {
+                return done;
+            }
+            let end = (count - done).min(ENTRIES - at.0 % ENTRIES) as usize + entry.index;
+            for slot in entry.index..end {
+                let leaf = Descriptor(self.machine.read(entry.table, slot));
+                let frame = leaf.frame();
+                let (true, Some(cell)) = (leaf.is_valid(), near.word(frame)) else { return done };
+                let word = cell.load();
+                // The leaf stood while the word was read; the freeze from that word shows that it still does.
+                if !quick.matches(word) || self.machine.read(entry.table, slot) != leaf.0 {
+                    return done;
+                }
+                let Ok(page) = cell.freeze(frame, word, word) else { return done };
+                if held.try_push(page).is_err() {
+                    return done;
+                }
+                done += 1;
+            }
+        }
+        done
+    }
+
+    /// Publishes a range in which every page is the common case.
+    #[inline]
+    pub(super) fn publish_run(&self, quick: Quick, drop_leaves: bool, held: &mut Held<'_>) {
+        if drop_leaves {
+            self.drop_host_leaves(held.iter().map(Frozen::frame), held.len() as u64);
+        }
+        for page in held.drain(..) {
+            let next = quick.next(page.before());
+            page.publish(next);
+        }
+    }
+}
