@@ -119,6 +119,59 @@ pub unsafe fn zero_block(addr: usize) {
     let _ = addr;
 }
 
+/// `DC ZVA` for every block of `start..end`, eight to a turn.
+///
+/// # Safety
+/// As for [`zero_block`], for the whole range, which must be a multiple of eight blocks (possibly none).
+#[inline(always)]
+unsafe fn zero_eights(start: usize, end: usize, block: usize) {
+    #[cfg(target_arch = "aarch64")]
+    if start < end {
+        // SAFETY: the caller owns the range.
+        unsafe {
+            core::arch::asm!(
+                "2:",
+                ".rept 8",
+                "dc zva, {at}",
+                "add {at}, {at}, {block}",
+                ".endr",
+                "cmp {at}, {end}",
+                "b.lo 2b",
+                at = inout(reg) start => _,
+                block = in(reg) block,
+                end = in(reg) end,
+                options(nostack)
+            )
+        };
+    }
+    let _ = (start, end, block);
+}
+
+/// `DC CIVAC` for every line of `start..end`, eight to a turn; the range is a multiple of eight lines.
+#[inline(always)]
+fn clean_invalidate_eights(start: usize, end: usize, line: usize) {
+    #[cfg(target_arch = "aarch64")]
+    if start < end {
+        // SAFETY: the instruction writes lines back and drops clean copies; no observer reads other data than before.
+        unsafe {
+            core::arch::asm!(
+                "2:",
+                ".rept 8",
+                "dc civac, {at}",
+                "add {at}, {at}, {line}",
+                ".endr",
+                "cmp {at}, {end}",
+                "b.lo 2b",
+                at = inout(reg) start => _,
+                line = in(reg) line,
+                end = in(reg) end,
+                options(nostack)
+            )
+        };
+    }
+    let _ = (start, end, line);
+}
+
 /// Zeroes `len` bytes at `addr`, by `DC ZVA` where that is allowed.
 ///
 /// # Safety
@@ -129,13 +182,10 @@ pub unsafe fn zero(addr: usize, len: usize) {
     let block = zero_block_size().filter(|&b| addr.is_multiple_of(b) && len.is_multiple_of(b));
     if let Some(block) = block {
         // Eight at a time: page words and scrubs are long.
-        while end - at >= 8 * block {
-            for n in 0..8 {
-                // SAFETY: inside the range that is the caller's.
-                unsafe { zero_block(at.wrapping_add(n * block)) };
-            }
-            at = at.wrapping_add(8 * block);
-        }
+        let eights = (end - at) & !(8 * block - 1);
+        // SAFETY: inside the range that is the caller's, in whole blocks.
+        unsafe { zero_eights(at, at + eights, block) };
+        at += eights;
         while at < end {
             // SAFETY: `at` is inside the range that is the caller's.
             unsafe { zero_block(at) };
@@ -155,15 +205,7 @@ pub fn clean_invalidate_lines(start: usize, len: usize) {
     let line = CacheType::current().data_line();
     // Whole frames, eight lines at a time: this is half of every scrub.
     if (start | len).is_multiple_of(8 * line) {
-        let mut at = start;
-        let end = start.saturating_add(len);
-        while at < end {
-            for n in 0..8 {
-                clean_invalidate_line(at.wrapping_add(n * line));
-            }
-            at = at.wrapping_add(8 * line);
-        }
-        return;
+        return clean_invalidate_eights(start, start.saturating_add(len), line);
     }
     each_line(start, len, line, clean_invalidate_line);
 }

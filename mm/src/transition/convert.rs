@@ -91,11 +91,18 @@ impl Convert {
         })
     }
 
+    fn contents(self) -> Contents {
+        match self {
+            Self::Share => Contents::Keep,
+            Self::Unshare { contents, .. } => contents,
+        }
+    }
+
     /// The common case of this conversion, and whether it drops host leaves.
     fn quick(self, vm: &Vm) -> Option<(Quick, bool)> {
         match self {
             Self::Share => Some((Quick::share(vm.slot()), false)),
-            Self::Unshare { how, contents: Contents::Keep } if !how.revoke => {
+            Self::Unshare { how, contents: Contents::Keep | Contents::Zero } if !how.revoke => {
                 Some((Quick::unshare(vm.slot(), how.consent), how.consent))
             }
             Self::Unshare { .. } => None,
@@ -222,7 +229,7 @@ impl<'a, M: Machine> Mm<'a, M> {
         if let Some((quick, drops)) = op.quick(vm) {
             quick_pages = self.freeze_run(vm, gfn, count, quick, &mut held);
             if quick_pages == count {
-                self.publish_run(quick, drops, &mut held);
+                self.publish_run(quick, drops, op.contents() == Contents::Zero, &mut held);
                 return Reply::done(count);
             }
             leaves = if drops { quick_pages } else { 0 };
@@ -307,10 +314,7 @@ impl<'a, M: Machine> Mm<'a, M> {
     }
 
     fn commit(&self, vm: &Vm, op: Convert, held: &mut Held<'_>, leaves: u64) {
-        let contents = match op {
-            Convert::Share => Contents::Keep,
-            Convert::Unshare { contents, .. } => contents,
-        };
+        let contents = op.contents();
         if leaves > 0 {
             let dropping = held
                 .iter()

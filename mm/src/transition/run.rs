@@ -48,9 +48,12 @@ impl<'a, M: Machine> Mm<'a, M> {
 
     /// Publishes a range in which every page is the common case.
     #[inline]
-    pub(super) fn publish_run(&self, quick: Quick, drop_leaves: bool, held: &mut Held<'_>) {
+    pub(super) fn publish_run(&self, quick: Quick, drop_leaves: bool, zero: bool, held: &mut Held<'_>) {
         if drop_leaves {
             self.drop_host_leaves(held.iter().map(Frozen::frame), held.len() as u64);
+        }
+        if zero {
+            self.scrub_all(held.iter().map(Frozen::frame));
         }
         for page in held.drain(..) {
             let next = quick.next(page.before());

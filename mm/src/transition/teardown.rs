@@ -25,6 +25,9 @@ use crate::word::{Frozen, PageWord, Word};
 /// Guest addresses that one entry to EL2 looks at for leaves.
 const WALK_CHUNK: u64 = 640;
 
+/// Frames that one entry to EL2 takes home.
+const TEAR_CHUNK: u64 = SCRUB_CHUNK / 2;
+
 /// Entries that one entry to EL2 looks at for tables: each is a walk.
 const TABLE_CHUNK: u64 = 256;
 
@@ -107,7 +110,7 @@ impl<'a, M: Machine> Mm<'a, M> {
         let mut frozen = false;
         let mut cursor = Cursor::new(root);
         for _ in 0..WALK_CHUNK {
-            if next >= GUEST_FRAMES || held.len() as u64 >= SCRUB_CHUNK {
+            if next >= GUEST_FRAMES || held.len() as u64 >= TEAR_CHUNK {
                 break;
             }
             let entry = cursor.entry(&self.machine, Gfn(next));
@@ -208,7 +211,7 @@ impl<'a, M: Machine> Mm<'a, M> {
 
     /// Gives free pages of the pool home. What the pool has lent and did not get back is looked for afterwards.
     fn tear_pages(&self, inner: &mut Inner) -> Result<u64, Stopped> {
-        for done in 0..SCRUB_CHUNK {
+        for done in 0..TEAR_CHUNK {
             let Some(page) = inner.pool.remove(&self.machine) else {
                 if inner.pool.total() == 0 {
                     return Err(Stopped::Finished);
@@ -221,7 +224,7 @@ impl<'a, M: Machine> Mm<'a, M> {
                 return Err(Stopped::Frozen(done));
             }
         }
-        Ok(SCRUB_CHUNK)
+        Ok(TEAR_CHUNK)
     }
 
     /// Looks through the next words for pages of the VM's pool that nobody gave back.
@@ -251,7 +254,7 @@ impl<'a, M: Machine> Mm<'a, M> {
             let Some((frame, cell)) = self.nth_frame(next) else { return (None, done, false) };
             let word = cell.load();
             if word.owner() == slot && wanted(word) {
-                if done >= SCRUB_CHUNK {
+                if done >= TEAR_CHUNK {
                     break;
                 }
                 let Ok(page) = cell.freeze(frame, word, word) else { return (Some(next), done, true) };
