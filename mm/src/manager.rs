@@ -23,7 +23,7 @@ use crate::word::{PageWord, Word};
 pub const SCRUB_CHUNK: u64 = 32;
 
 /// Words that one entry to EL2 reads at most.
-pub const SCAN_CHUNK: u64 = 1024;
+pub const SCAN_CHUNK: u64 = 768;
 
 /// What the machine offers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

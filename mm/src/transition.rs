@@ -128,10 +128,11 @@ impl<'a, M: Machine> Mm<'a, M> {
     /// Removes the host's mapping of frozen frames that are the host's, and waits. Tables were reserved.
     pub(crate) fn unmap_own(&self, pool: &mut Pool, held: &[Frozen<'_>]) {
         let mut mapped = 0;
+        let mut cursor = self.host.cursor();
         for page in held {
-            if let Some(entry) = self.host.split(&self.machine, pool, page.frame()) {
-                mapped += u64::from(entry.descriptor.is_valid());
-            }
+            let found = cursor.leaf(&self.machine, page.frame());
+            let entry = found.or_else(|| self.host.split(&self.machine, pool, page.frame()));
+            mapped += u64::from(entry.is_some_and(|entry| entry.descriptor.is_valid()));
         }
         if mapped > 0 {
             self.drop_host_leaves(held.iter().map(Frozen::frame), mapped);

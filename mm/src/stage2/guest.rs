@@ -85,6 +85,19 @@ impl Cursor {
     }
 }
 
+impl Cursor {
+    /// As [`ensure`], remembering the table.
+    pub fn ensure<M: Machine>(&mut self, machine: &M, pool: &mut Pool, gfn: Gfn) -> Option<Entry> {
+        let entry = self.entry(machine, gfn);
+        if entry.level == LEAF_LEVEL {
+            return Some(entry);
+        }
+        let entry = ensure(machine, pool, self.root, gfn)?;
+        self.table = Some(entry.table);
+        Some(entry)
+    }
+}
+
 /// Tables that [`ensure`] will take from the pool to reach level 3 for all of `count` frames from `gfn`.
 pub fn tables_needed<M: Machine>(machine: &M, root: Pa, gfn: Gfn, count: u64) -> u64 {
     let mut needed = 0u64;

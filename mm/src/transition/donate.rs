@@ -4,11 +4,11 @@ use tenure_abi::flags::status;
 use tenure_abi::page::State;
 use tenure_abi::reply::{self, Reply, Status};
 
-use super::{Held, hold};
+use super::{Held, PageRun, hold};
 use crate::addr::{Gfn, Pfn, checked_end};
 use crate::machine::Machine;
 use crate::manager::{Mm, SCRUB_CHUNK};
-use crate::stage2::guest::{ensure, tables_needed, walk};
+use crate::stage2::guest::{Cursor, tables_needed};
 use crate::stage2::host::{FRAMES, RESERVE};
 use crate::stage2::{Descriptor, GUEST_FRAMES};
 use crate::state::{self, Refusal};
@@ -41,8 +41,9 @@ impl<'a, M: Machine> Mm<'a, M> {
             Ok(root) => root,
             Err(refusal) => return refusal.whole(),
         };
+        let mut cursor = Cursor::new(root);
         for index in 0..count {
-            let entry = walk(&self.machine, root, gfn.offset(index));
+            let entry = cursor.entry(&self.machine, gfn.offset(index));
             let expected = match entry.descriptor.address_status() {
                 status::PRIVATE | status::RELINQUISHED => status::PRIVATE,
                 other => other,
@@ -63,9 +64,10 @@ impl<'a, M: Machine> Mm<'a, M> {
         }
         self.scrub_all(held.iter().map(Frozen::frame));
         self.machine.drop_instructions();
+        let mut cursor = Cursor::new(root);
         for (index, page) in (0..).zip(&held) {
             // Reserved above: the entry is there.
-            if let Some(entry) = ensure(&self.machine, &mut inner.pool, root, gfn.offset(index)) {
+            if let Some(entry) = cursor.ensure(&self.machine, &mut inner.pool, gfn.offset(index)) {
                 entry.write(&self.machine, Descriptor::page(page.frame(), self.guest_attr));
             }
         }
@@ -85,9 +87,10 @@ impl<'a, M: Machine> Mm<'a, M> {
         count: u64,
         leaf: bool,
     ) -> Result<(), Reply> {
+        let mut near = PageRun::new(&self.frames);
         for index in 0..count {
             let frame = pfn.offset(index);
-            let cell = self.cell(frame).map_err(|refusal| refusal.at(index))?;
+            let cell = near.word(frame).ok_or(Refusal::INVALID.at(index))?;
             let word = cell.load();
             let during = match (state::donate(word), leaf) {
                 (Ok(()), true) => word.add_guest_leaf().map_err(|_| Refusal::LIMIT.at(index))?,

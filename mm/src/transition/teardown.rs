@@ -26,10 +26,10 @@ use crate::word::{Frozen, PageWord, Word};
 const WALK_CHUNK: u64 = 640;
 
 /// Frames that one entry to EL2 takes home.
-const TEAR_CHUNK: u64 = SCRUB_CHUNK / 2;
+const TEAR_CHUNK: u64 = SCRUB_CHUNK / 2 - 4;
 
 /// Entries that one entry to EL2 looks at for tables: each is a walk.
-const TABLE_CHUNK: u64 = 256;
+const TABLE_CHUNK: u64 = 192;
 
 /// Where a teardown stands after one step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
