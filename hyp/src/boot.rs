@@ -16,6 +16,7 @@ pub mod image;
 pub mod kernel;
 pub mod memory;
 pub mod mmu;
+pub mod pages;
 pub mod tree;
 
 /// The only state to start in: EL2, with `HCR_EL2.E2H` = 0.

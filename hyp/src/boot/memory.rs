@@ -16,6 +16,7 @@ use tenure_dt::{Platform, Region, place};
 use tenure_mm::stage2::host::{FRAMES, HostMap, Kind};
 use tenure_mm::{Config, Frames, Mm, Pa, PageWord, Pfn, Slot, Vm, Word};
 
+use super::pages::Pages;
 use super::{image, mmu};
 use crate::machine::{self, El2};
 use crate::percpu;
@@ -146,9 +147,11 @@ pub fn plan(platform: &Platform<'_>, tree: Region) -> Result<Plan, NoPlan> {
 /// Builds EL2's map of all RAM, the CPUs' areas, the page words, and the host's stage 2.
 pub fn build(platform: &Platform<'_>, plan: &Plan) -> Result<(), NoPlan> {
     let store = &plan.store;
-    // The table pages first, by early pages; then everything, by them.
-    mmu::map(store.tables, Attr::Data, None)?;
-    let mut pages = (store.tables.base, store.tables.end());
+    // The free pages first, by early tables; then everything, by them.
+    let free = Region::between(store.tables.base, store.pool.end());
+    mmu::map(free, Attr::Data, None)?;
+    // SAFETY: a part of the store that was just mapped; nothing else uses it.
+    let mut pages = unsafe { Pages::new(free) };
     map_ram(platform, plan, &mut pages)?;
     for (index, cpu) in platform.cpus.iter().filter(|c| c.mpidr != boot_mpidr()).enumerate() {
         let base = store.cpus.base + index as u64 * percpu::AREA_SIZE;
@@ -164,7 +167,7 @@ pub fn build(platform: &Platform<'_>, plan: &Plan) -> Result<(), NoPlan> {
     for reserved in &platform.reserved {
         set_words(&frames, reserved.region.pages(), Word::FIRMWARE);
     }
-    host_stage2(platform, plan, frames, (pages.0, store.pool.end()))
+    host_stage2(platform, plan, frames, pages)
 }
 
 fn boot_mpidr() -> u64 {
@@ -172,7 +175,7 @@ fn boot_mpidr() -> u64 {
 }
 
 /// Maps all RAM to itself, but for guard pages, the image (mapped already, tighter), and what firmware keeps.
-fn map_ram(platform: &Platform<'_>, plan: &Plan, pages: &mut (u64, u64)) -> Result<(), MapError> {
+fn map_ram(platform: &Platform<'_>, plan: &Plan, pages: &mut Pages) -> Result<(), MapError> {
     let mut holes: ArrayVec<Region, 96> = ArrayVec::new();
     holes.push(image::whole());
     holes.extend(platform.reserved.iter().filter(|r| r.no_map).map(|r| r.region.pages()));
@@ -232,7 +235,7 @@ fn host_stage2(
     platform: &Platform<'_>,
     plan: &Plan,
     frames: Frames<'static>,
-    spare: (u64, u64),
+    mut spare: Pages,
 ) -> Result<(), NoPlan> {
     static VMS: [Vm; tenure_mm::MAX_VMS] = tenure_mm::vm::slots();
     let root = plan.store.root;
@@ -241,7 +244,7 @@ fn host_stage2(
     let config = Config { fwb: Features::current().s2fwb };
     let mm = Mm::new(El2::new(), frames, HostMap::new(Pa(root.base)), &VMS, config);
     let mm = machine::install(mm);
-    for page in (spare.0..spare.1).step_by(PAGE as usize) {
+    while let Some(page) = spare.take() {
         mm.boot_add_page(Pa(page).frame());
     }
     let range = |r: Region| r.base / PAGE..r.end() / PAGE;

@@ -12,6 +12,7 @@ use tenure_arch::{cache, tlb};
 use tenure_dt::Region;
 
 use super::image;
+use super::pages::Pages;
 use crate::percpu;
 
 /// Table pages in `.bss`, the root among them: enough for the image, the device tree and a console anywhere.
@@ -35,8 +36,8 @@ fn root() -> u64 {
 
 /// Reaches table pages by their addresses: with the MMU off, or mapped to themselves.
 struct Own<'a> {
-    /// More pages: the next one, and the end.
-    more: Option<&'a mut (u64, u64)>,
+    /// More pages, once there are any.
+    more: Option<&'a mut Pages>,
 }
 
 impl Tables for Own<'_> {
@@ -47,15 +48,7 @@ impl Tables for Own<'_> {
             USED.store(used + 1, Ordering::Relaxed);
             return Some(page as *const Page as u64);
         }
-        let (next, end) = self.more.as_deref_mut()?;
-        if *next >= *end {
-            return None;
-        }
-        let page = *next;
-        *next += stage1::PAGE;
-        // SAFETY: the memory plan gave these pages to the tables; they are mapped and nobody else's.
-        unsafe { cache::zero(page as usize, stage1::PAGE as usize) };
-        Some(page)
+        self.more.as_deref_mut()?.take_zeroed()
     }
 
     fn read(&self, table: u64, index: usize) -> u64 {
@@ -108,8 +101,8 @@ fn around_guards(range: Region, mut f: impl FnMut(Region) -> Result<(), MapError
     if rest.size > 0 { f(rest) } else { Ok(()) }
 }
 
-/// Maps more, with the MMU on; `pages` are free pages for tables (next, end) that are mapped already.
-pub fn map(range: Region, attr: Attr, pages: Option<&mut (u64, u64)>) -> Result<(), MapError> {
+/// Maps more, with the MMU on; tables come from `pages` once those of `.bss` are used up.
+pub fn map(range: Region, attr: Attr, pages: Option<&mut Pages>) -> Result<(), MapError> {
     let mut t = Own { more: pages };
     stage1::map(&mut t, root(), range.base, range.end(), attr)?;
     tlb::flush_el2();
