@@ -159,7 +159,7 @@ fn calls(steps: &mut Steps, session: &Session, vm: &Vm) -> Result<()> {
     refused(steps, "attributes: nothing", attributes(0, 0), &[libc::EINVAL]);
     refused(steps, "attributes: beyond the end", attributes(size, PAGE), &[libc::EINVAL]);
     refused(steps, "attributes: wrap", attributes(PAGE, u64::MAX - PAGE + 1), &[libc::EINVAL]);
-    let pins = [(0, 1), (1, PAGE), (size, PAGE), (0, u64::MAX & !0xfff), (u64::MAX & !0xfff, PAGE)];
+    let pins = [(0, 1), (1, PAGE), (size, PAGE), (0, !0xfff), (!0xfff, PAGE)];
     for (offset, length) in pins {
         let (_, result) = session.pin(vm.gmem_fd(), offset, length, pin::CPU, "rubbish");
         refused(steps, &format!("pin {offset:#x} + {length:#x}"), result, &[libc::EINVAL]);
