@@ -2,6 +2,7 @@
 //!
 //! `.` done or allowed, `D` DENIED, `B` BUSY, `R` RETRY, `P` PENDING, `X` POISONED. Words without references, except
 //! that a draining page has the pin that it drains for.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what went wrong by failing")]
 
 use tenure_abi::page::{self, State};
 use tenure_abi::reply::Status;
