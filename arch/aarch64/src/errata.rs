@@ -5,25 +5,28 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
-/// What a CPU needs, as bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Workaround {
-    /// A TLBI with its DSB may complete before another CPU's stores through the old translation are seen, or before
-    /// its walk ends: a second TLBI and DSB must follow (A76 1286807; CVE-2025-10263).
-    RepeatTlbi = 1 << 0,
-    /// A speculative `AT` may fill the TLB with half of one world's registers and half of another's: stage 1 walks must
-    /// be off while a world is switched (A57 1319537, A72 1319367).
-    SpeculativeAt = 1 << 1,
+use bitflags::bitflags;
+
+bitflags! {
+    /// What a CPU needs.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Workaround: u32 {
+        /// A TLBI with its DSB may complete before another CPU's stores through the old translation are seen, or
+        /// before its walk ends: a second TLBI and DSB must follow (A76 1286807; CVE-2025-10263).
+        const REPEAT_TLBI = 1 << 0;
+        /// A speculative `AT` may fill the TLB with half of one world's registers and half of another's: stage 1 walks
+        /// must be off while a world is switched (A57 1319537, A72 1319367).
+        const SPECULATIVE_AT = 1 << 1;
+    }
 }
 
 /// A row: part number (Arm's, `MIDR_EL1.PartNum`), last revision that is affected (variant << 4 | revision), needs.
-struct Row(u16, u8, u32);
+struct Row(u16, u8, Workaround);
 
 const ARM: u64 = 0x41;
 const ALL: u8 = 0xff;
-const REPEAT: u32 = Workaround::RepeatTlbi as u32;
-const AT: u32 = Workaround::SpeculativeAt as u32;
+const REPEAT: Workaround = Workaround::REPEAT_TLBI;
+const AT: Workaround = Workaround::SPECULATIVE_AT;
 
 const TABLE: [Row; 24] = [
     Row(0xd07, ALL, AT),     // Cortex-A57
@@ -52,18 +55,18 @@ const TABLE: [Row; 24] = [
     Row(0xd81, ALL, REPEAT), // Cortex-A720
 ];
 
-/// What the CPU with this `MIDR_EL1` needs, as bits of [`Workaround`].
-pub const fn needs(midr: u64) -> u32 {
+/// What the CPU with this `MIDR_EL1` needs.
+pub const fn needs(midr: u64) -> Workaround {
     if (midr >> 24) & 0xff != ARM {
-        return 0;
+        return Workaround::empty();
     }
     let part = ((midr >> 4) & 0xfff) as u16;
     let revision = (((midr >> 16) & 0xf0) | (midr & 0xf)) as u8;
     let mut row = 0;
-    let mut found = 0;
+    let mut found = Workaround::empty();
     while row < TABLE.len() {
         if TABLE[row].0 == part && revision <= TABLE[row].1 {
-            found |= TABLE[row].2;
+            found = found.union(TABLE[row].2);
         }
         row += 1;
     }
@@ -75,13 +78,13 @@ static MACHINE: AtomicU32 = AtomicU32::new(0);
 
 /// Notes what this CPU needs. Each CPU calls it before it runs the host.
 pub fn note_this_cpu() {
-    MACHINE.fetch_or(needs(crate::sysreg::midr_el1()), Ordering::Relaxed);
+    MACHINE.fetch_or(needs(crate::sysreg::midr_el1()).bits(), Ordering::Relaxed);
 }
 
 /// Whether any CPU of the machine needs a workaround: invalidations reach all of them.
 #[inline(always)]
 pub fn machine_needs(workaround: Workaround) -> bool {
-    MACHINE.load(Ordering::Relaxed) & workaround as u32 != 0
+    MACHINE.load(Ordering::Relaxed) & workaround.bits() != 0
 }
 
 #[cfg(test)]
@@ -91,16 +94,16 @@ mod tests {
     #[test]
     fn affected_families_are_found_in_every_revision() {
         for midr in [0x413f_d0b1, 0x414f_d0b1, 0x410f_d0c0, 0x410f_d4f1] {
-            assert_eq!(needs(midr), Workaround::RepeatTlbi as u32, "{midr:#x}");
+            assert_eq!(needs(midr), Workaround::REPEAT_TLBI, "{midr:#x}");
         }
-        assert_eq!(needs(0x410f_d083), Workaround::SpeculativeAt as u32);
+        assert_eq!(needs(0x410f_d083), Workaround::SPECULATIVE_AT);
     }
 
     #[test]
     fn others_need_nothing() {
         // Cortex-A53, QEMU's max, another implementer with a part number of Arm's.
         for midr in [0x410f_d034, 0x000f_0510, 0x510f_d0b1] {
-            assert_eq!(needs(midr), 0, "{midr:#x}");
+            assert!(needs(midr).is_empty(), "{midr:#x}");
         }
     }
 }

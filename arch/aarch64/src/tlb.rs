@@ -70,7 +70,7 @@ tlbi_arg! {
 #[inline]
 pub fn complete() {
     barrier::dsb_ish();
-    if errata::machine_needs(Workaround::RepeatTlbi) {
+    if errata::machine_needs(Workaround::REPEAT_TLBI) {
         vae2is(0);
         barrier::dsb_ish();
     }
