@@ -211,6 +211,11 @@ impl Model {
         *frame = Frame { state, host_leaf: kept.host_leaf && state != State::Host, ..kept };
     }
 
+    /// True for a run of guest frames that is not empty and stays below 2^38 bytes, the guest's half of the space (C4).
+    fn is_guest_run(gfn: u64, count: u64) -> bool {
+        count > 0 && gfn.checked_add(count).is_some_and(|end| end <= 1 << 26)
+    }
+
     /// The one rule of ranges (U4): all or nothing, the lowest page that blocks is named.
     fn range(
         &mut self,

@@ -200,6 +200,11 @@ pub const fn pins_mask(word: Word) -> Mask {
     mask
 }
 
+/// What a page that drains waits for.
+pub const fn uses_mask(word: Word) -> Mask {
+    pins_mask(word) | if word.dma_leaves() > 0 { reply::DMA_LEAF } else { 0 }
+}
+
 /// BUSY if `pins`, else RETRY if `leaves`, else free; both are named.
 const fn refuse(pins: Mask, leaves: Mask) -> Verdict<()> {
     match (pins, leaves) {
@@ -228,8 +233,7 @@ pub fn unshare(word: Word, vm: Slot, how: UnshareHow) -> Verdict<Unshare> {
             return Ok(Unshare::Drain(word.with_waiter(word.has_waiter() || how.wait)));
         }
         State::Draining if !how.revoke => {
-            let mask = pins_mask(word) | if word.dma_leaves() > 0 { reply::DMA_LEAF } else { 0 };
-            return Err(Refusal { status: Status::Pending, mask });
+            return Err(Refusal { status: Status::Pending, mask: uses_mask(word) });
         }
         _ => {}
     }
@@ -265,7 +269,7 @@ pub fn donate(word: Word) -> Verdict<()> {
 /// The host takes back a frame that has lost its guest leaf. `sealed`: the VM is protected and active.
 pub fn reclaim(word: Word, vm: Slot, sealed: bool) -> Verdict<()> {
     match held_by(word, vm)? {
-        State::Draining => return Err(Refusal { status: Status::Busy, mask: pins_mask(word) }),
+        State::Draining => return Err(Refusal { status: Status::Busy, mask: uses_mask(word) }),
         State::Private if sealed => return Err(Refusal::STATE),
         _ => {}
     }
@@ -283,7 +287,7 @@ pub fn unmap_guest(word: Word, vm: Slot, sealed: bool) -> Verdict<Word> {
             }
         }
         State::Draining if word.owner() == vm => {
-            return Err(Refusal { status: Status::Busy, mask: pins_mask(word) });
+            return Err(Refusal { status: Status::Busy, mask: uses_mask(word) });
         }
         _ => return Err(Refusal::STATE),
     }

@@ -52,7 +52,7 @@ fn count() -> impl Strategy<Value = u64> {
 
 /// Counts that a model of single addresses can follow.
 fn few() -> impl Strategy<Value = u64> {
-    prop_oneof![6 => Just(1u64), 4 => 2u64..9]
+    prop_oneof![40 => Just(1u64), 30 => 2u64..9, 1 => Just(0u64), 1 => Just(u64::MAX)]
 }
 
 fn unshare_flags() -> impl Strategy<Value = u64> {

@@ -67,6 +67,9 @@ impl Model {
 
     /// Guest SHARE.
     pub fn share(&mut self, vm: usize, gfn: u64, count: u64) -> Expect {
+        if !Self::is_guest_run(gfn, count) {
+            return Expect::refused(Status::Invalid);
+        }
         let tables = self.unpopulated(vm, gfn, count);
         let reply = self.range(
             count,
@@ -161,11 +164,17 @@ impl Model {
         if has(unshare::REVOKE) && !owner.may_revoke {
             return Expect::refused(Status::Denied);
         }
+        if !Self::is_guest_run(gfn, count) {
+            return Expect::refused(Status::Invalid);
+        }
         let count = if has(unshare::ZERO) { count.min(CHUNK) } else { count };
         self.take_back(vm, gfn, count, How::from_flags(flags))
     }
 
     fn take_back(&mut self, vm: usize, gfn: u64, count: u64, how: How) -> Expect {
+        if !Self::is_guest_run(gfn, count) {
+            return Expect::refused(Status::Invalid);
+        }
         let tables = self.unpopulated(vm, gfn, count);
         let count = count.min(MAX_ATOMIC_PAGES);
         // The lowest page that drains is named, with the pins that it waits for (U5, U6).
@@ -193,6 +202,9 @@ impl Model {
         if owner.is_sealed() {
             return Expect::whole(Status::Denied, reply::STATE);
         }
+        if !Self::is_guest_run(gfn, count) {
+            return Expect::refused(Status::Invalid);
+        }
         // The first image is measured page by page.
         let count = if owner.protected { count.min(1) } else { count };
         match to {
@@ -206,12 +218,18 @@ impl Model {
     /// The host consents to what a vCPU asked for: its leaves are dropped by EL2, everything is checked anew (C2,
     /// scenario 23). Pins still refuse.
     pub fn consent(&mut self, vm: usize, gfn: u64, count: u64, flags: u64) -> Expect {
+        if !Self::is_guest_run(gfn, count) {
+            return Expect::refused(Status::Invalid);
+        }
         let count = if flags & unshare::ZERO != 0 { count.min(CHUNK) } else { count };
         self.take_back(vm, gfn, count, How { consent: true, ..How::from_flags(flags) })
     }
 
     /// Guest RELINQUISH: the frame leaves the VM, the address asks for a new one at its next touch.
     pub fn relinquish(&mut self, vm: usize, gfn: u64, count: u64) -> Expect {
+        if !Self::is_guest_run(gfn, count) {
+            return Expect::refused(Status::Invalid);
+        }
         let count = count.min(CHUNK);
         let reply = self.range(
             count,

@@ -37,7 +37,8 @@ impl Model {
     /// DONATE: frames become the VM's, scrubbed, of exactly the kind that the status says (F6, U10).
     pub fn donate(&mut self, vm: usize, gfn: u64, pfn: u64, count: u64, kind: u64) -> Expect {
         let known = kind == status::PRIVATE || kind == status::SHARED;
-        if !known || !self.vms.contains_key(&vm) || !Self::is_run(pfn, count) {
+        let sound = Self::is_guest_run(gfn, count) && Self::is_run(pfn, count);
+        if !known || !sound || !self.vms.contains_key(&vm) {
             return Expect::refused(Status::Invalid);
         }
         let count = count.min(CHUNK);
@@ -103,6 +104,9 @@ impl Model {
         let Some(sealed) = self.vms.get(&vm).map(super::Vm::is_sealed) else {
             return Expect::refused(Status::Invalid);
         };
+        if !Self::is_guest_run(gfn, count) {
+            return Expect::refused(Status::Invalid);
+        }
         let frame_at = |model: &Self, gfn: u64| model.vms.get(&vm)?.addresses.get(&gfn)?.frame;
         let reply = self.range(
             count,
@@ -131,7 +135,7 @@ impl Model {
     /// SET_STATUS: declares addresses that have no frame, before activation or for a plain VM.
     pub fn set_status(&mut self, vm: usize, gfn: u64, count: u64, to: u64) -> Expect {
         let Some(owner) = self.vms.get(&vm) else { return Expect::refused(Status::Invalid) };
-        if to > status::DEVICE || count == 0 {
+        if to > status::DEVICE || !Self::is_guest_run(gfn, count) {
             return Expect::refused(Status::Invalid);
         }
         if owner.is_sealed() {
@@ -156,7 +160,7 @@ impl Model {
         let Some(protected) = self.vms.get(&vm).map(|vm| vm.protected) else {
             return Expect::refused(Status::Invalid);
         };
-        if !Self::is_run(pfn, count) {
+        if !Self::is_run(pfn, count) || !Self::is_guest_run(gfn, count) {
             return Expect::refused(Status::Invalid);
         }
         let count = count.min(CHUNK);

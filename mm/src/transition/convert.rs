@@ -204,7 +204,7 @@ impl<'a, M: Machine> Mm<'a, M> {
         let (next, reply) = match op.step(word, vm) {
             Ok(Step::Publish(next)) => (next, Reply::done(1)),
             Ok(Step::Drain(next)) => {
-                let mask = state::pins_mask(word);
+                let mask = state::uses_mask(word);
                 (next, Reply { status: Status::Pending, done: 1, first: 0, mask })
             }
             Ok(Step::DropHostLeaf(_)) => return None,
@@ -244,7 +244,7 @@ impl<'a, M: Machine> Mm<'a, M> {
                     match step {
                         Step::Publish(_) => {}
                         Step::DropHostLeaf(_) => leaves += 1,
-                        Step::Drain(_) => drain = drain.or(Some((index, state::pins_mask(word)))),
+                        Step::Drain(_) => drain = drain.or(Some((index, state::uses_mask(word)))),
                     }
                     hold(&mut held, cell, frame, word, word)
                 }),
