@@ -15,7 +15,7 @@ constants! { "TENURE_CALL_";
     COUNT = 0xC600_0103;
     /// (offset, pfn) -> x4 = bytes written to the host's page, x5 = next offset: the hypervisor's log.
     LOG_READ = 0xC600_0104;
-    /// (offset, pfn) -> x4 = records written to the host's page, x5 = next offset: the event trace.
+    /// (number, pfn) -> x4 = records written to the host's page, x5 = number to go on from: the event trace.
     TRACE_READ = 0xC600_0105;
 
     /// (flags) -> x4 = handle. The VM has no memory: top up its pool next.

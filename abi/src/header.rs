@@ -2,7 +2,7 @@
 
 use core::fmt::{Result, Write};
 
-use crate::{call, exit, flags, guest, info, page, reg, reply, run, smccc};
+use crate::{call, exit, flags, guest, info, page, reg, reply, run, smccc, trace};
 
 /// One `#define` of the header.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +30,7 @@ const TABLES: &[(&str, &[Constant])] = &[
     ("Registers of a vCPU", reg::TABLE),
     ("Exits of a vCPU", exit::TABLE),
     ("Kinds of a SYSTEM exit", exit::system::TABLE),
+    ("Events of the trace (beside the ids of calls)", trace::TABLE),
     ("Calls of guests", guest::TABLE),
     ("SMCCC and KVM's vendor service", smccc::TABLE),
     ("States of a page", page::STATE_TABLE),

@@ -23,6 +23,7 @@ pub mod reg;
 pub mod reply;
 pub mod run;
 pub mod smccc;
+pub mod trace;
 
 pub use reply::{Mask, NO_INDEX, Reply, Status};
 pub use run::RunPage;

@@ -12,6 +12,8 @@ mod system;
 mod vcpu;
 mod vm;
 
+use crate::trace;
+
 pub use system::end_all;
 
 /// A call's registers.
@@ -41,7 +43,10 @@ impl Call<'_> {
 /// A call of the host, by HVC, of the vendor-specific hypervisor range: arguments in `x1`–`x17`, results from `x0`.
 pub fn host(frame: &mut HostFrame, id: u32) {
     let mut at = Call { frame };
+    let [a, b] = at.args();
     let reply = dispatch(&mut at, u64::from(id));
+    let b = if u64::from(id) == call::VCPU_RUN { at.arg(4) } else { b };
+    trace::call(u64::from(id), [a, b], &reply);
     frame.x[..4].copy_from_slice(&reply.to_regs());
 }
 
@@ -52,6 +57,7 @@ fn dispatch(at: &mut Call<'_>, id: u64) -> Reply {
         call::INFO => info::info(at),
         call::COUNT => info::count(at),
         call::LOG_READ => info::log_read(at),
+        call::TRACE_READ => info::trace_read(at),
 
         call::VM_CREATE => vm::create(at),
         call::VM_ACTIVATE => vm::activate(at),

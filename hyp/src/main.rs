@@ -20,5 +20,6 @@ mod psci;
 mod revoke;
 mod ring;
 mod stats;
+mod trace;
 mod vcpu;
 mod vm;

@@ -5,6 +5,7 @@ use core::sync::atomic::Ordering;
 
 use tenure_abi::info::{self as figure, feature};
 use tenure_abi::page::State;
+use tenure_abi::trace::{RECORD_SIZE, Record};
 use tenure_abi::{PAGE_SIZE, Reply, Status};
 use tenure_mm::stage2::GUEST_IPA_BITS;
 use tenure_mm::stage2::host::FRAMES;
@@ -15,7 +16,7 @@ use crate::machine::mm;
 use crate::vcpu::run_page::HostPage;
 use crate::vcpu::world::forced_types;
 use crate::vm::MAX_VCPUS;
-use crate::{ring, stats};
+use crate::{ring, stats, trace};
 
 /// Pages that VM_ACTIVATE takes: the root table and the scrap frame.
 const MIN_POOL: u64 = 2;
@@ -69,17 +70,49 @@ pub fn count(at: &mut Call<'_>) -> Reply {
 #[inline(never)] // A page of text on the stack, which no other call should have to set up.
 pub fn log_read(at: &mut Call<'_>) -> Reply {
     let [offset, pfn] = at.args();
-    let frame = Pfn(pfn);
+    tell(at, Pfn(pfn), |page| {
+        let mut text = [0; PAGE_SIZE as usize];
+        let (copied, next) = ring::log_read(offset, &mut text);
+        page.write_bytes(text.get(..copied).unwrap_or(&[]));
+        (copied as u64, next)
+    })
+}
+
+/// TRACE_READ(number, pfn).
+#[inline(never)]
+pub fn trace_read(at: &mut Call<'_>) -> Reply {
+    let [from, pfn] = at.args();
+    tell(at, Pfn(pfn), |page| {
+        let mut records = [Record::default(); (PAGE_SIZE / RECORD_SIZE) as usize / 8];
+        let (mut total, mut next) = (0, from);
+        while total < PAGE_SIZE / RECORD_SIZE {
+            let (copied, after) = trace::read(next, &mut records);
+            if after == next {
+                break;
+            }
+            next = after;
+            for record in records.iter().take(copied) {
+                let words = [record.time, record.event, record.a, record.b];
+                for (word, value) in (0..).zip(words) {
+                    page.write((total * RECORD_SIZE + word * 8) as usize, value);
+                }
+                total += 1;
+            }
+        }
+        (total, next)
+    })
+}
+
+/// Lets `write` fill a page of the host's, pinned meanwhile; what it returns goes to x4 and x5.
+fn tell(at: &mut Call<'_>, frame: Pfn, write: impl FnOnce(HostPage) -> (u64, u64)) -> Reply {
     if let Err(refusal) = mm().hyp_pin(frame) {
         return refusal.at(0);
     }
     // SAFETY: pinned just now, until the end of this function.
     let page = unsafe { HostPage::new(frame) };
-    let mut text = [0; PAGE_SIZE as usize];
-    let (copied, next) = ring::log_read(offset, &mut text);
-    page.write_bytes(text.get(..copied).unwrap_or(&[]));
+    let (written, next) = write(page);
     let unpinned = mm().hyp_unpin(frame);
-    at.set(4, copied as u64);
+    at.set(4, written);
     at.set(5, next);
     match unpinned {
         Ok(()) => Reply::done(1),

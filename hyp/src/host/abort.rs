@@ -4,13 +4,14 @@
 //! the instruction is tried again; or the page is not the host's, and the host gets an abort of its own, by
 //! [`tenure_arch::inject`]. EL2 keeps no memory of earlier faults.
 
+use tenure_abi::trace::HOST_ABORT;
 use tenure_arch::esr::{Class, Esr, Fault, stage2_address};
 use tenure_arch::{inject, sysreg};
 use tenure_mm::transition::HostFault;
 use tenure_mm::{Access, Pa};
 
 use crate::machine::mm;
-use crate::percpu;
+use crate::{percpu, trace};
 
 /// Handles an abort that EL2 took from EL1 or EL0 of the host.
 pub fn handle(esr: Esr) {
@@ -40,6 +41,9 @@ pub fn handle(esr: Esr) {
         _ => HostFault::Abort,
     };
     if verdict == HostFault::Abort {
+        let fetch = esr.class() == Class::InstAbortLower;
+        let what = if fetch { 2 } else { u64::from(abort.is_write()) };
+        trace::note(HOST_ABORT, stage2_address(sysreg::hpfar_el2(), sysreg::far_el2()), what);
         let f = percpu::this().features();
         inject::apply(&inject::abort(&inject::context(f), f, esr));
     }

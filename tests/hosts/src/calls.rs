@@ -73,6 +73,8 @@ valued! {
     count(start, frames) = call::COUNT;
     /// LOG_READ: x4, x5.
     log_read(offset, pfn) = call::LOG_READ;
+    /// TRACE_READ: x4, x5.
+    trace_read(number, pfn) = call::TRACE_READ;
     /// VM_CREATE: x4 = handle.
     vm_create(flags) = call::VM_CREATE;
     /// VM_DESTROY: x4 = finished.

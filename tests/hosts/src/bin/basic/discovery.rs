@@ -1,12 +1,12 @@
 //! What Tenure says of itself, and what it forwards to the firmware.
 
 use tenure_abi::page::State;
-use tenure_abi::{ABI_VERSION, Status, call, flags, info, smccc};
+use tenure_abi::{ABI_VERSION, Status, call, flags, info, smccc, trace};
 use tenure_test_hosts::totals::Totals;
 use tenure_test_hosts::{Host, calls, memory, vm};
 use tenure_test_rt::call::{hvc, psci, smc};
 use tenure_test_rt::harness::TestResult;
-use tenure_test_rt::{check, check_eq, cpu};
+use tenure_test_rt::{check, check_eq, cpu, probe};
 
 crate::tests!(
     version_is_this_one,
@@ -16,6 +16,7 @@ crate::tests!(
     the_tree_tells_of_the_hypervisor,
     kept_memory_is_bounded,
     log_can_be_read,
+    trace_names_a_refused_call,
     log_is_not_written_to_foreign_memory,
     null_call_keeps_registers,
     psci_and_smccc_versions_on_both_conduits,
@@ -94,6 +95,36 @@ fn log_can_be_read(host: &mut Host) -> TestResult {
     check!(reply.is_success(), "LOG_READ: {reply}");
     check!((1..=4096).contains(&regs.x(4)), "{} bytes of log", regs.x(4));
     check!(!memory::is_filled(pfn, 0), "nothing was written");
+    check!(memory::fill(pfn, 0));
+    host.frames.give(pfn, 1);
+    Ok(())
+}
+
+/// The trace's last records hold a call that was just refused, with its arguments and its status.
+fn trace_names_a_refused_call(host: &mut Host) -> TestResult {
+    let pfn = vm::take(host, 1, 1)?;
+    let hyp = hyp_frame()?;
+    let reply = calls::pin(hyp, 1, 0);
+    check_eq!(reply.status, Status::Denied);
+    let mut number = 0;
+    let mut found = false;
+    loop {
+        let (reply, regs) = calls::trace_read(number, pfn);
+        check!(reply.is_success(), "TRACE_READ: {reply}");
+        check!(regs.x(4) <= 4096 / trace::RECORD_SIZE, "{} records in a page", regs.x(4));
+        for record in 0..regs.x(4) {
+            let word = |n: u64| probe::read(memory::address(pfn) + (record * 4 + n) * 8).value();
+            let event = (Status::Denied as i64 as u64) << 32 | call::PIN & 0xffff_ffff;
+            found |= [word(1), word(2), word(3)] == [event, hyp, 1].map(Some);
+        }
+        if regs.x(5) == number {
+            break;
+        }
+        number = regs.x(5);
+    }
+    check!(found, "the refused PIN is not among the records before number {number}");
+    let (reply, _) = calls::trace_read(0, hyp);
+    check!(!reply.is_success(), "TRACE_READ into the hypervisor: {reply}");
     check!(memory::fill(pfn, 0));
     host.frames.give(pfn, 1);
     Ok(())
