@@ -277,6 +277,24 @@ impl PageWord {
 }
 
 /// Proof that this CPU holds a frame's word frozen. Dropped, it puts the former word back.
+///
+/// A transition ends once:
+///
+/// ```compile_fail,E0382
+/// use tenure_mm::{PageWord, Pfn, Word};
+/// let cell = PageWord::new(Word::HOST);
+/// let page = cell.freeze(Pfn(1), Word::HOST, Word::HOST).unwrap();
+/// page.publish(Word::HOST);
+/// page.publish(Word::FIRMWARE);
+/// ```
+///
+/// Nobody makes one without freezing:
+///
+/// ```compile_fail,E0451
+/// use tenure_mm::word::{Frozen, PageWord, Word};
+/// let cell = PageWord::new(Word::HOST);
+/// let page = Frozen { cell: &cell, before: Word::HOST, frame: tenure_mm::Pfn(1) };
+/// ```
 #[must_use = "dropping it thaws the word"]
 #[derive(Debug)]
 pub struct Frozen<'w> {
