@@ -55,25 +55,28 @@ pub(crate) type Held<'w> = ArrayVec<Frozen<'w>, { MAX_ATOMIC_PAGES as usize }>;
 /// Looks words up near one another: remembers the region of the last frame.
 pub(crate) struct PageRun<'a> {
     frames: &'a [Region<'a>],
-    near: Option<Region<'a>>,
+    near: Region<'a>,
 }
 
 impl<'a> PageRun<'a> {
     pub(crate) fn new(frames: &Frames<'a>) -> Self {
-        Self { frames: frames.regions(), near: frames.regions().first().copied() }
+        let nothing = Region { first: Pfn(0), words: &[] };
+        Self { frames: frames.regions(), near: frames.regions().first().copied().unwrap_or(nothing) }
     }
 
     /// As [`Frames::word`].
     #[inline(always)]
     pub(crate) fn word(&mut self, frame: Pfn) -> Option<&'a PageWord> {
-        if let Some(near) = self.near
-            && let Some(word) = near.word(frame)
-        {
-            return Some(word);
+        match self.near.word(frame) {
+            Some(word) => Some(word),
+            None => self.elsewhere(frame),
         }
-        let found = self.frames.iter().find(|region| region.word(frame).is_some()).copied();
-        self.near = found;
-        found?.word(frame)
+    }
+
+    #[cold]
+    fn elsewhere(&mut self, frame: Pfn) -> Option<&'a PageWord> {
+        self.near = *self.frames.iter().find(|region| region.word(frame).is_some())?;
+        self.near.word(frame)
     }
 }
 

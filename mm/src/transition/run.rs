@@ -4,7 +4,7 @@
 //! the general way goes on from there with what is held.
 
 use super::{Held, PageRun};
-use crate::addr::Gfn;
+use crate::addr::{Gfn, Pa};
 use crate::machine::Machine;
 use crate::manager::Mm;
 use crate::stage2::guest::walk;
@@ -26,24 +26,42 @@ impl<'a, M: Machine> Mm<'a, M> {
             if entry.level != LEAF_LEVEL {
                 return done;
             }
-            let end = (count - done).min(ENTRIES - at.0 % ENTRIES) as usize + entry.index;
-            for slot in entry.index..end {
-                let leaf = Descriptor(self.machine.read(entry.table, slot));
-                let frame = leaf.frame();
-                let (true, Some(cell)) = (leaf.is_valid(), near.word(frame)) else { return done };
-                let word = cell.load();
-                // The leaf stood while the word was read; the freeze from that word shows that it still does.
-                if !quick.matches(word) || self.machine.read(entry.table, slot) != leaf.0 {
-                    return done;
-                }
-                let Ok(page) = cell.freeze(frame, word, word) else { return done };
-                if held.try_push(page).is_err() {
-                    return done;
-                }
-                done += 1;
+            let run = (count - done).min(ENTRIES - at.0 % ENTRIES);
+            let frozen = self.freeze_table(&mut near, entry.table, entry.index, run, quick, held);
+            done += frozen;
+            if frozen < run {
+                return done;
             }
         }
         done
+    }
+
+    /// As [`Mm::freeze_run`], for `run` entries of one level-3 table.
+    #[inline(always)]
+    fn freeze_table(
+        &self,
+        near: &mut PageRun<'a>,
+        table: Pa,
+        first: usize,
+        run: u64,
+        quick: Quick,
+        held: &mut Held<'a>,
+    ) -> u64 {
+        for (done, slot) in (0..run).zip(first..) {
+            let leaf = Descriptor(self.machine.read(table, slot));
+            let frame = leaf.frame();
+            let (true, Some(cell)) = (leaf.is_valid(), near.word(frame)) else { return done };
+            let word = cell.load();
+            // The leaf stood while the word was read; the freeze from that word shows that it still does.
+            if !quick.matches(word) || self.machine.read(table, slot) != leaf.0 {
+                return done;
+            }
+            let Ok(page) = cell.freeze(frame, word, word) else { return done };
+            if held.try_push(page).is_err() {
+                return done;
+            }
+        }
+        run
     }
 
     /// Publishes a range in which every page is the common case.

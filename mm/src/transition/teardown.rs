@@ -14,7 +14,7 @@ use super::{Held, hold};
 use crate::addr::{Gfn, Pa, Pfn};
 use crate::machine::Machine;
 use crate::manager::{Mm, SCAN_CHUNK, SCRUB_CHUNK};
-use crate::stage2::guest::{Cursor, Entry, walk};
+use crate::stage2::guest::{Entry, walk};
 use crate::stage2::{Descriptor, ENTRIES, GUEST_FRAMES, LEAF_LEVEL, ROOT_LEVEL, frames_per_entry, index};
 
 use crate::sync::Ordering;
@@ -108,18 +108,20 @@ impl<'a, M: Machine> Mm<'a, M> {
     fn tear_leaves(&self, vm: &Vm, inner: &mut Inner, root: Pa, mut next: u64) -> Result<u64, Stopped> {
         let mut held = Held::new();
         let mut frozen = false;
-        let mut cursor = Cursor::new(root);
-        for _ in 0..WALK_CHUNK {
-            if next >= GUEST_FRAMES || held.len() as u64 >= TEAR_CHUNK {
-                break;
+        let mut budget = WALK_CHUNK;
+        while budget > 0 && next < GUEST_FRAMES && !frozen && (held.len() as u64) < TEAR_CHUNK {
+            let entry = walk(&self.machine, root, Gfn(next));
+            if entry.level < LEAF_LEVEL {
+                let span = frames_per_entry(entry.level);
+                next = (next & !(span - 1)).saturating_add(span);
+                budget -= 1;
+                continue;
             }
-            let entry = cursor.entry(&self.machine, Gfn(next));
-            if entry.descriptor.is_valid() && !self.tear_leaf(&mut held, entry) {
-                frozen = true;
-                break;
-            }
-            let span = frames_per_entry(entry.level);
-            next = (next & !(span - 1)).saturating_add(span);
+            let run = budget.min(ENTRIES - next % ENTRIES);
+            let (passed, stopped) = self.tear_table(&mut held, entry, run);
+            next += passed;
+            budget = budget.saturating_sub(passed.max(1));
+            frozen = stopped;
         }
         let done = held.len() as u64;
         inner.teardown = Teardown::Leaves(next);
@@ -184,15 +186,25 @@ impl<'a, M: Machine> Mm<'a, M> {
         }
     }
 
-    fn tear_leaf<'w>(&'w self, held: &mut Held<'w>, entry: Entry) -> bool {
-        let frame = entry.descriptor.frame();
-        let Ok(cell) = self.cell(frame) else { return true };
-        let word = cell.load();
-        if hold(held, cell, frame, word, word).is_err() {
-            return false;
+    /// Takes leaves of one level-3 table down, from `entry` on for `run` entries, until enough are held. Returns the
+    /// entries passed, and whether a frozen word stopped it.
+    fn tear_table<'w>(&'w self, held: &mut Held<'w>, entry: Entry, run: u64) -> (u64, bool) {
+        for (passed, slot) in (0..run).zip(entry.index..) {
+            let leaf = Descriptor(self.machine.read(entry.table, slot));
+            if !leaf.is_valid() {
+                continue;
+            }
+            if held.len() as u64 >= TEAR_CHUNK {
+                return (passed, false);
+            }
+            let Ok(cell) = self.cell(leaf.frame()) else { continue };
+            let word = cell.load();
+            if hold(held, cell, leaf.frame(), word, word).is_err() {
+                return (passed, true);
+            }
+            self.machine.write(entry.table, slot, Descriptor::INVALID.0);
         }
-        entry.write(&self.machine, Descriptor::INVALID);
-        true
+        (run, false)
     }
 
     /// Looks through the next words for frames that no leaf shows.
