@@ -120,6 +120,12 @@ impl Row {
         self
     }
 
+    /// The host dies on purpose: the test ends with its last line.
+    pub fn crashes(mut self) -> Self {
+        self.end = End::LastLine;
+        self
+    }
+
     /// The machine restarts when it is told to, and is stopped after the last expected line.
     pub fn reboots(mut self) -> Self {
         self.config.reboots = true;

@@ -103,6 +103,7 @@ fn debian() -> Vec<Row> {
             .seconds(180),
         Row::debian("linux/panic", "panic")
             .with_programs()
+            .crashes()
             .expect(&[
                 "hold: a guest spins",
                 "sysrq triggered crash",
