@@ -63,8 +63,6 @@ pub struct Row {
     pub unknown_resets: bool,
     /// Whether it runs a program of tests/story.
     pub programs: bool,
-    /// Whether `/init` must say that its script ended with 0.
-    pub returns: bool,
     /// Further words for the host's command line.
     pub bootargs: String,
     /// Lines that must come, in this order.
@@ -88,7 +86,6 @@ impl Row {
             kind,
             unknown_resets: false,
             programs: false,
-            returns: true,
             bootargs: String::new(),
             expect: Vec::new(),
             never: Vec::new(),
@@ -151,12 +148,6 @@ impl Row {
     /// QEMU's resets are kind, hardware's are not: the hypervisor makes them unkind first.
     pub fn unknown_resets(mut self) -> Self {
         self.unknown_resets = true;
-        self
-    }
-
-    /// Its script does not come back to `/init`: it panics the host, or switches the machine off.
-    pub fn never_returns(mut self) -> Self {
-        self.returns = false;
         self
     }
 

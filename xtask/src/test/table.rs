@@ -102,7 +102,6 @@ fn debian() -> Vec<Row> {
             .never(&["NOT AS IT MUST BE"])
             .seconds(180),
         Row::debian("linux/panic", "panic")
-            .never_returns()
             .with_programs()
             .crashes()
             .expect(&[
@@ -113,7 +112,6 @@ fn debian() -> Vec<Row> {
             .allow(&["Kernel panic - not syncing: sysrq triggered crash", "end Kernel panic"])
             .seconds(120),
         Row::debian("linux/reset", "reset")
-            .never_returns()
             .with_programs()
             .words("loglevel=7")
             .expect(&[
