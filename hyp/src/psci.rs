@@ -13,8 +13,9 @@ use crate::boot::head;
 use crate::percpu::{self, Cpu, PowerState};
 use crate::{calls, host};
 
-/// Function ids of the 32-bit convention; the 64-bit ones have bit 30 set too.
-mod id {
+/// Function ids of the 32-bit convention; the 64-bit ones have bit 30 set too. Guests are answered by the same numbers.
+#[allow(missing_docs, reason = "named as in DEN0022")]
+pub mod id {
     pub const VERSION: u32 = 0x8400_0000;
     pub const CPU_SUSPEND: u32 = 0x8400_0001;
     pub const CPU_OFF: u32 = 0x8400_0002;
@@ -30,7 +31,8 @@ mod id {
 }
 
 /// Results, sign-extended.
-mod result {
+#[allow(missing_docs, reason = "named as in DEN0022")]
+pub mod result {
     pub const SUCCESS: u64 = 0;
     pub const NOT_SUPPORTED: u64 = -1i64 as u64;
     pub const INVALID_PARAMETERS: u64 = -2i64 as u64;
@@ -41,9 +43,9 @@ mod result {
 }
 
 /// PSCI 1.1.
-const VERSION_1_1: u64 = 0x1_0001;
+pub const VERSION_1_1: u64 = 0x1_0001;
 /// MIGRATE_INFO_TYPE: no trusted OS that would have to migrate.
-const NO_TRUSTED_OS: u64 = 2;
+pub const NO_TRUSTED_OS: u64 = 2;
 /// The power state asks for a power-down (bit 16 of the original format, bit 30 of the extended one).
 const POWER_DOWN: u64 = 1 << 16;
 const POWER_DOWN_EXTENDED: u64 = 1 << 30;

@@ -7,38 +7,11 @@ use tenure_mm::stage2::GUEST_FRAMES;
 
 use super::call::value;
 use super::{Next, plain};
+use crate::psci::{NO_TRUSTED_OS, VERSION_1_1, id, result};
 use crate::vcpu::context::Context;
 use crate::vcpu::slot::{Power, Slot};
 use crate::vm;
 
-/// Function ids of the 32-bit convention; the 64-bit ones have bit 30 set too.
-mod id {
-    pub const VERSION: u32 = 0x8400_0000;
-    pub const CPU_SUSPEND: u32 = 0x8400_0001;
-    pub const CPU_OFF: u32 = 0x8400_0002;
-    pub const CPU_ON: u32 = 0x8400_0003;
-    pub const AFFINITY_INFO: u32 = 0x8400_0004;
-    pub const MIGRATE_INFO_TYPE: u32 = 0x8400_0006;
-    pub const SYSTEM_OFF: u32 = 0x8400_0008;
-    pub const SYSTEM_RESET: u32 = 0x8400_0009;
-    pub const FEATURES: u32 = 0x8400_000a;
-    /// The bit that makes an id one of the 64-bit convention.
-    pub const WIDE: u32 = 0x4000_0000;
-}
-
-/// Results, sign-extended.
-mod result {
-    pub const SUCCESS: u64 = 0;
-    pub const NOT_SUPPORTED: u64 = -1i64 as u64;
-    pub const INVALID_PARAMETERS: u64 = -2i64 as u64;
-    pub const ALREADY_ON: u64 = -4i64 as u64;
-    pub const ON_PENDING: u64 = -5i64 as u64;
-    pub const INVALID_ADDRESS: u64 = -9i64 as u64;
-}
-
-const VERSION_1_1: u64 = 0x1_0001;
-/// MIGRATE_INFO_TYPE: no trusted OS that would have to migrate.
-const NO_TRUSTED_OS: u64 = 2;
 /// AFFINITY_INFO's answers.
 const AFFINITY_ON: u64 = 0;
 const AFFINITY_OFF: u64 = 1;
@@ -48,11 +21,11 @@ const AFF0: u64 = 0xff;
 
 /// Answers a PSCI call, or says that there is no such call.
 pub fn dispatch(context: &mut Context, function: u32) -> Next {
-    let wide = function & id::WIDE != 0;
+    let wide = function & id::SMC64 != 0;
     let [_, a1, a2, a3, ..] = context.frame.x;
     // Arguments of a 32-bit call are 32 bits.
     let [a1, a2, a3] = [a1, a2, a3].map(|v| if wide { v } else { v as u32 as u64 });
-    match function & !id::WIDE {
+    match function & !id::SMC64 {
         id::VERSION if !wide => value(context, VERSION_1_1),
         id::FEATURES if !wide => value(context, features(a1 as u32)),
         id::MIGRATE_INFO_TYPE if !wide => value(context, NO_TRUSTED_OS),
@@ -75,7 +48,7 @@ pub fn dispatch(context: &mut Context, function: u32) -> Next {
 
 /// PSCI_FEATURES.
 const fn features(asked: u32) -> u64 {
-    let both = matches!(asked & !id::WIDE, id::CPU_SUSPEND | id::CPU_ON | id::AFFINITY_INFO);
+    let both = matches!(asked & !id::SMC64, id::CPU_SUSPEND | id::CPU_ON | id::AFFINITY_INFO);
     let narrow = matches!(
         asked,
         id::VERSION | id::CPU_OFF | id::MIGRATE_INFO_TYPE | id::SYSTEM_OFF | id::SYSTEM_RESET | id::FEATURES

@@ -1,7 +1,7 @@
 //! The end of a VM: every frame goes home, in steps of bounded length.
 //!
 //! 1. The handle dies; no new call or vCPU gets in, and those inside are waited for by the host calling again.
-//! 2. The guest's leaves go, 32 at a time, and their frames with them.
+//! 2. The guest's leaves go, 12 at a time, and their frames with them.
 //! 3. Everything of the VMID is invalidated; nobody walks the tables any more, and they go back to the pool.
 //! 4. If the VM has frames that no leaf shows, all words are looked through for them.
 //! 5. The pool's pages go home, the scrap frame with them: nothing is redirected to it by now.
@@ -13,7 +13,7 @@ use tenure_abi::reply::{self, Reply, Status};
 use super::{Held, hold};
 use crate::addr::{Gfn, Pa, Pfn};
 use crate::machine::Machine;
-use crate::manager::{Mm, SCAN_CHUNK, SCRUB_CHUNK};
+use crate::manager::{Mm, SCAN_CHUNK};
 use crate::stage2::guest::{Entry, walk};
 use crate::stage2::{Descriptor, ENTRIES, GUEST_FRAMES, LEAF_LEVEL, ROOT_LEVEL, frames_per_entry, index};
 
@@ -26,7 +26,7 @@ use crate::word::{Frozen, PageWord, Word};
 const WALK_CHUNK: u64 = 640;
 
 /// Frames that one entry to EL2 takes home.
-const TEAR_CHUNK: u64 = SCRUB_CHUNK / 2 - 4;
+const TEAR_CHUNK: u64 = 12;
 
 /// Entries that one entry to EL2 looks at for tables: each is a walk.
 const TABLE_CHUNK: u64 = 192;
