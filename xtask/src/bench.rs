@@ -151,7 +151,7 @@ fn booted() -> Vec<String> {
 }
 
 fn linux(machine: &Machine, initrd: PathBuf, tenure: bool) -> Payload {
-    let (kernel, initrd, bootargs) = (machine.kernel.clone(), Some(initrd), run::bootargs("boot", ""));
+    let (kernel, initrd, bootargs) = (machine.kernel.image.clone(), Some(initrd), run::bootargs("boot", ""));
     if tenure {
         Payload::Tenure { image: paths::image(), kernel, initrd, bootargs }
     } else {

@@ -12,10 +12,12 @@ mod cargo;
 mod driver;
 mod flat;
 
+pub use driver::module;
+
 /// Build everything, or the named parts: into target/tenure.img, target/driver/tenure.ko and cargo's own folders.
 #[derive(clap::Args)]
 pub struct Args {
-    /// What to build; nothing means all.
+    /// What to build; nothing means all but driver-full.
     parts: Vec<Part>,
 }
 
@@ -30,11 +32,13 @@ pub enum Part {
     Bare,
     /// The Linux driver, against Debian's kernel headers: target/driver/tenure.ko.
     Driver,
+    /// The same for the kernel of the full flavour, which boards run: target/driver-full/tenure.ko.
+    DriverFull,
     /// The programs of the Debian host (tests/story), static.
     Story,
 }
 
-/// All parts, in the order in which they are built.
+/// All parts that need no board, in the order in which they are built.
 pub const ALL: [Part; 4] = [Part::Hyp, Part::Bare, Part::Driver, Part::Story];
 
 /// The task.
@@ -69,7 +73,11 @@ pub fn parts_of(machine: &Machine, parts: &[Part]) -> Result<()> {
                 cargo::build(machine, BARE_METAL, "tenure-test-guests")?;
                 cargo::build(machine, BARE_METAL, "tenure-test-hosts")
             })?,
-            Part::Driver => ui::step("driver", true, |_| driver::build(machine))?,
+            Part::Driver => ui::step("driver", true, |_| driver::build(&machine.kernel))?,
+            Part::DriverFull => {
+                let kernel = setup::board_kernel(false)?;
+                ui::step("driver for boards", true, |_| driver::build(&kernel))?;
+            }
             Part::Story => ui::step("programs of the host", true, |_| {
                 // They start this guest.
                 cargo::build(machine, BARE_METAL, "tenure-test-guests")?;
@@ -92,9 +100,4 @@ pub fn bare(name: &str) -> PathBuf {
 pub fn programs() -> Result<Vec<PathBuf>> {
     let names = cargo::binaries("tenure-story")?;
     Ok(names.iter().map(|name| cargo::artifact(LINUX, name)).collect())
-}
-
-/// The Linux driver.
-pub fn module() -> PathBuf {
-    driver::dir().join("tenure.ko")
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::initramfs::{self, Contents};
+use crate::setup::debs::Flavour;
 use crate::{build, paths, run, setup, ui};
 
 /// Pack the hypervisor, the host's kernel and its initrd for a board's boot loader (U-Boot, GRUB) or for QEMU.
@@ -31,9 +32,13 @@ pub fn task(args: &Args) -> Result<()> {
     build::parts_of(&machine, &[build::Part::Hyp, build::Part::Driver, build::Part::Story])?;
     let initrd = match &args.initrd {
         Some(file) => file.clone(),
-        None => initramfs::pack(&machine, "initramfs.cpio", Contents { driver: true, programs: true })?,
+        None => initramfs::pack(
+            &machine,
+            "initramfs.cpio",
+            Contents { driver: Some(Flavour::Cloud), programs: true },
+        )?,
     };
-    let kernel = args.kernel.as_ref().unwrap_or(&machine.kernel);
+    let kernel = args.kernel.as_ref().unwrap_or(&machine.kernel.image);
     let out = if args.out.is_absolute() { args.out.clone() } else { paths::root().join(&args.out) };
     fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
     let copy = |from: &Path, name: &str| {

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use cpio::newc::{Builder, ModeFileType, trailer};
 
 use crate::setup::Machine;
+use crate::setup::debs::Flavour;
 use crate::{build, paths};
 
 /// The first program; it reads what to do from the kernel's command line.
@@ -16,8 +17,8 @@ const INIT: &str = include_str!("../assets/init");
 /// What goes in beside busybox and `/init`.
 #[derive(Clone, Copy, Default)]
 pub struct Contents {
-    /// The Linux driver as `/lib/tenure.ko`.
-    pub driver: bool,
+    /// The Linux driver for this kernel as `/lib/tenure.ko`.
+    pub driver: Option<Flavour>,
     /// The programs of tests/story in `/bin`, and the guest that they start as `/lib/guest-basic`.
     pub programs: bool,
 }
@@ -32,8 +33,8 @@ pub fn pack(machine: &Machine, name: &str, contents: Contents) -> Result<std::pa
     let mut archive = Archive::new(BufWriter::new(file))?;
     archive.file("init", 0o755, INIT.as_bytes())?;
     archive.file("bin/busybox", 0o755, &read(&machine.busybox)?)?;
-    if contents.driver {
-        archive.file("lib/tenure.ko", 0o644, &read(&build::module())?)?;
+    if let Some(flavour) = contents.driver {
+        archive.file("lib/tenure.ko", 0o644, &read(&build::module(flavour))?)?;
     }
     if contents.programs {
         for program in build::programs()? {

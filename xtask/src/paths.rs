@@ -43,6 +43,12 @@ pub fn cache() -> Result<PathBuf> {
     Ok(base.join("tenure"))
 }
 
+/// The device trees of all boards that Debian's kernel knows, one folder a vendor (`broadcom/bcm2711-rpi-4-b.dtb`): there
+/// after `cargo xtask setup --boards`. In the cache it is `kernel-6.12-full/dtbs`, beside that kernel's `Image`.
+pub fn board_trees() -> Result<PathBuf> {
+    Ok(cache()?.join(crate::setup::debs::Flavour::Full.kernel_dir()).join("dtbs"))
+}
+
 /// Looks a program up in `PATH`.
 pub fn which(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;

@@ -9,6 +9,7 @@ use crate::initramfs::{self, Contents};
 use crate::qemu::console::Watch;
 use crate::qemu::runner::{self, End};
 use crate::qemu::{Config, Payload};
+use crate::setup::debs::Flavour;
 use crate::{build, exec, paths, setup};
 
 /// Boot an unmodified Debian kernel under Tenure in QEMU and show what Tenure is for.
@@ -101,13 +102,13 @@ pub fn task(args: &Args) -> Result<()> {
         (false, false) => &[build::Part::Hyp, build::Part::Driver, build::Part::Story],
     };
     build::parts_of(&machine, needed)?;
-    let kernel = args.kernel.clone().unwrap_or_else(|| machine.kernel.clone());
+    let kernel = args.kernel.clone().unwrap_or_else(|| machine.kernel.image.clone());
     let initrd = match &args.initrd {
         Some(file) => file.clone(),
         None => initramfs::pack(
             &machine,
             "initramfs.cpio",
-            Contents { driver: !args.bare, programs: !args.bare },
+            Contents { driver: (!args.bare).then_some(Flavour::Cloud), programs: !args.bare },
         )?,
     };
     let run = match (args.shell, args.bare) {

@@ -6,19 +6,22 @@
 //! package that usually brings it, so that a machine set up in another way is fine.
 
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
 use crate::{paths, ui};
 
 pub mod apt;
-mod debs;
+pub mod debs;
 mod packages;
 pub mod rust;
 
 /// The kernel series that the driver is built for and the tests boot.
 pub const KERNEL_SERIES: &str = "6.12";
+
+/// All flavours.
+const FLAVOURS: [debs::Flavour; 2] = [debs::Flavour::Cloud, debs::Flavour::Full];
 
 /// Bring this machine to where Tenure builds and runs; each step is skipped when it is done.
 ///
@@ -31,24 +34,40 @@ pub const KERNEL_SERIES: &str = "6.12";
 ///   headers-6.12-cloud/build   its headers, ready for `make -C`
 ///   busybox/busybox            a static arm64 busybox
 ///   apt/                       the private package lists
+/// and, with --boards or when a task needs a board other than qemu-virt (110 MB to download):
+///   kernel-6.12-full/Image     the kernel of the full flavour, which boards need
+///   kernel-6.12-full/dtbs/     the device trees of its package: dtbs/broadcom/bcm2711-rpi-4-b.dtb ...
+///   headers-6.12-full/build    its headers
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
     /// Fetch the package lists, the kernel, its headers and busybox again.
     #[arg(long)]
     refresh: bool,
+    /// Also the kernel of the full flavour with its device trees and headers, which boards need.
+    #[arg(long)]
+    boards: bool,
+}
+
+/// A Debian kernel in the cache.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    /// Which of Debian's kernels it is.
+    pub flavour: debs::Flavour,
+    /// A raw arm64 `Image`.
+    pub image: PathBuf,
+    /// Its release, as `uname -r` says it.
+    pub release: String,
+    /// Its headers: the folder for `make -C`.
+    pub headers: PathBuf,
 }
 
 /// What set-up provides to the other tasks.
 pub struct Machine {
     /// How code for the target is compiled.
     pub rust: rust::Rust,
-    /// Debian's arm64 kernel: a raw `Image`.
-    pub kernel: PathBuf,
-    /// Its release, as `uname -r` says it.
-    pub kernel_release: String,
-    /// Its headers: the folder for `make -C`.
-    pub headers: PathBuf,
+    /// Debian's arm64 kernel for virtual machines.
+    pub kernel: Kernel,
     /// A static arm64 busybox.
     pub busybox: PathBuf,
 }
@@ -59,7 +78,8 @@ pub struct Machine {
 /// Those of [`ensure`].
 pub fn task(args: &Args) -> Result<()> {
     if args.refresh {
-        for dir in ["apt", "kernel-6.12-cloud", "headers-6.12-cloud", "busybox", "rustup-refused"] {
+        let kernels = FLAVOURS.iter().flat_map(|flavour| [flavour.kernel_dir(), flavour.headers_dir()]);
+        for dir in kernels.chain(["apt", debs::BUSYBOX_DIR, "rustup-refused"]) {
             let path = paths::cache()?.join(dir);
             let gone = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
             match gone {
@@ -71,8 +91,14 @@ pub fn task(args: &Args) -> Result<()> {
         }
     }
     let machine = ensure_with(true)?;
-    println!("kernel   {} ({})", machine.kernel.display(), machine.kernel_release);
-    println!("headers  {}", machine.headers.display());
+    let boards = args.boards.then(|| board_kernel(true)).transpose()?;
+    for kernel in [Some(&machine.kernel), boards.as_ref()].into_iter().flatten() {
+        println!("kernel   {} ({})", kernel.image.display(), kernel.release);
+        println!("headers  {}", kernel.headers.display());
+    }
+    if boards.is_some() {
+        println!("trees    {}", paths::board_trees()?.display());
+    }
     println!("busybox  {}", machine.busybox.display());
     println!("rust     {}", machine.rust.describe());
     Ok(())
@@ -109,21 +135,38 @@ fn ensure_with(verbose: bool) -> Result<Machine> {
     } else if verbose {
         println!("  packages: all there (nothing to do)");
     }
-    debs::kernel(&apt, &cache, verbose)?;
-    debs::headers(&apt, &cache, verbose)?;
+    let kernel = kernel(&apt, &cache, debs::Flavour::Cloud, verbose)?;
     debs::busybox(&apt, &cache, verbose)?;
-    let kernel_dir = cache.join(debs::KERNEL_DIR);
-    Ok(Machine {
-        rust: compiler,
-        kernel: kernel_dir.join("Image"),
-        kernel_release: debs::release(&kernel_dir)?,
-        headers: cache.join(debs::HEADERS_DIR).join("build"),
-        busybox: cache.join(debs::BUSYBOX_DIR).join("busybox"),
+    Ok(Machine { rust: compiler, kernel, busybox: cache.join(debs::BUSYBOX_DIR).join("busybox") })
+}
+
+/// The kernel of the full flavour, fetched if it is not there; its device trees are in [`paths::board_trees`].
+///
+/// [`ensure`] comes first: this fetches, but does not look at what else the machine needs.
+///
+/// # Errors
+/// If it cannot be fetched.
+pub fn board_kernel(verbose: bool) -> Result<Kernel> {
+    let cache = paths::cache()?;
+    let _only_one = lock(&cache.join("lock"))?;
+    kernel(&apt::Apt::new(&cache)?, &cache, debs::Flavour::Full, verbose)
+}
+
+/// A kernel and its headers, fetched if they are not there.
+fn kernel(apt: &apt::Apt, cache: &Path, flavour: debs::Flavour, verbose: bool) -> Result<Kernel> {
+    debs::kernel(apt, cache, flavour, verbose)?;
+    debs::headers(apt, cache, flavour, verbose)?;
+    let dir = cache.join(flavour.kernel_dir());
+    Ok(Kernel {
+        flavour,
+        image: dir.join("Image"),
+        release: debs::release(&dir)?,
+        headers: cache.join(flavour.headers_dir()).join("build"),
     })
 }
 
 /// Only one set-up at a time: the lock goes when the file is dropped.
-fn lock(path: &std::path::Path) -> Result<File> {
+fn lock(path: &Path) -> Result<File> {
     let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
     if file.try_lock().is_err() {
         println!("  waiting for another set-up to end ({})", path.display());

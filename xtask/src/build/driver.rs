@@ -8,23 +8,31 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::setup::Machine;
+use crate::setup::Kernel;
+use crate::setup::debs::Flavour;
 use crate::ui::Outcome;
 use crate::{exec, paths};
 
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// Where the driver is built.
-pub fn dir() -> PathBuf {
-    paths::target().join("driver")
+/// The driver for a flavour of the kernel, each in a folder of its own.
+pub fn module(flavour: Flavour) -> PathBuf {
+    dir(flavour).join("tenure.ko")
 }
 
-/// Builds `tenure.ko`.
+fn dir(flavour: Flavour) -> PathBuf {
+    paths::target().join(match flavour {
+        Flavour::Cloud => "driver",
+        Flavour::Full => "driver-full",
+    })
+}
+
+/// Builds `tenure.ko` for a kernel.
 ///
 /// # Errors
 /// The compiler's own words.
-pub fn build(machine: &Machine) -> Result<Outcome> {
-    let dir = dir();
+pub fn build(kernel: &Kernel) -> Result<Outcome> {
+    let dir = dir(kernel.flavour);
     fs::create_dir_all(&dir)?;
     let mut changed = false;
     for entry in fs::read_dir(paths::root().join("driver")).context("cannot read driver/")? {
@@ -37,9 +45,9 @@ pub fn build(machine: &Machine) -> Result<Outcome> {
     tenure_abi::header::write(&mut header).context("cannot write the C header")?;
     changed |= update(&dir.join("tenure_abi.h"), header.as_bytes())?;
     // A module for another kernel is not loaded: a changed release means a new build.
-    changed |= update(&dir.join("built-for"), machine.kernel_release.as_bytes())?;
-    let module = dir.join("tenure.ko");
-    let text = format!("tenure.ko for {}", machine.kernel_release);
+    changed |= update(&dir.join("built-for"), kernel.release.as_bytes())?;
+    let module = module(kernel.flavour);
+    let text = format!("tenure.ko for {}", kernel.release);
     if module.exists() && !changed {
         return Ok(Outcome::Present(text));
     }
@@ -47,7 +55,7 @@ pub fn build(machine: &Machine) -> Result<Outcome> {
     let mut make = Command::new("make");
     // The compiler by its plain name: the headers name the version of another Debian release.
     make.arg("-C")
-        .arg(&machine.headers)
+        .arg(&kernel.headers)
         .arg(format!("M={}", dir.display()))
         .arg(format!("TENURE_ABI={}", dir.display()));
     make.args(["ARCH=arm64", "CROSS_COMPILE=aarch64-linux-gnu-", "CC=aarch64-linux-gnu-gcc", "-j2"]);

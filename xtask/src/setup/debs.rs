@@ -1,4 +1,4 @@
-//! What comes from Debian into the cache: the arm64 kernel, its headers ready for building modules, busybox.
+//! What comes from Debian into the cache: arm64 kernels, their headers ready for building modules, busybox.
 //!
 //! Each is unpacked beside its place and moved there when it is complete, with a file `release` written first, so that
 //! an interrupted set-up leaves nothing that looks done.
@@ -6,20 +6,57 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::KERNEL_SERIES;
 use super::apt::Apt;
 use crate::ui::{self, Outcome};
 
-/// The folders of the cache.
-pub const KERNEL_DIR: &str = "kernel-6.12-cloud";
-/// See [`KERNEL_DIR`].
-pub const HEADERS_DIR: &str = "headers-6.12-cloud";
-/// See [`KERNEL_DIR`].
+/// The folder of busybox in the cache.
 pub const BUSYBOX_DIR: &str = "busybox";
-/// Debian's flavour of the kernel that is booted.
-const FLAVOUR: &str = "cloud-arm64";
+
+/// Debian's flavours of the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flavour {
+    /// For virtual machines: small, and all that QEMU's `virt` needs.
+    Cloud,
+    /// For boards: every driver, and the device trees of all boards that Linux knows.
+    Full,
+}
+
+impl Flavour {
+    /// Debian's name of it, which ends the kernel's release.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Cloud => "cloud-arm64",
+            Self::Full => "arm64",
+        }
+    }
+
+    /// Its folder in the cache: `Image`, and for [`Flavour::Full`] `dtbs/`.
+    pub fn kernel_dir(self) -> &'static str {
+        match self {
+            Self::Cloud => "kernel-6.12-cloud",
+            Self::Full => "kernel-6.12-full",
+        }
+    }
+
+    /// The folder of its headers in the cache: `build/` in it is for `make -C`.
+    pub fn headers_dir(self) -> &'static str {
+        match self {
+            Self::Cloud => "headers-6.12-cloud",
+            Self::Full => "headers-6.12-full",
+        }
+    }
+
+    /// How a step's line names it.
+    fn title(self) -> &'static str {
+        match self {
+            Self::Cloud => "cloud",
+            Self::Full => "board",
+        }
+    }
+}
 
 /// The version that stands in a folder of the cache.
 ///
@@ -33,17 +70,25 @@ pub fn release(dir: &Path) -> Result<String> {
         .to_owned())
 }
 
-/// Fetches Debian's kernel.
+/// Fetches Debian's kernel of a flavour; for boards the device trees too.
 ///
 /// # Errors
 /// If no suite within reach has the series, or it cannot be fetched.
-pub fn kernel(apt: &Apt, cache: &Path, verbose: bool) -> Result<()> {
-    place(cache, KERNEL_DIR, &format!("Debian's {KERNEL_SERIES} arm64 kernel"), verbose, |into, spinner| {
+pub fn kernel(apt: &Apt, cache: &Path, flavour: Flavour, verbose: bool) -> Result<()> {
+    let name = format!("Debian's {KERNEL_SERIES} arm64 {} kernel", flavour.title());
+    place(cache, flavour.kernel_dir(), &name, verbose, |into, spinner| {
         apt.update(spinner)?;
-        let release = kernel_release(apt)?;
+        let release = kernel_release(apt, flavour)?;
         apt.unpack(&[format!("linux-image-{release}:arm64")], &into.join("root"), spinner)?;
         fs::copy(into.join(format!("root/boot/vmlinuz-{release}")), into.join("Image"))
             .context("the package holds no kernel image")?;
+        if flavour == Flavour::Full {
+            let trees = format!("root/usr/lib/linux-image-{release}");
+            ensure!(into.join(&trees).is_dir(), "the package holds no device trees ({trees})");
+            std::os::unix::fs::symlink(trees, into.join("dtbs"))?;
+            // Half a gigabyte that nothing here loads.
+            fs::remove_dir_all(into.join("root/lib/modules")).context("the package holds no modules")?;
+        }
         Ok(release)
     })
 }
@@ -52,26 +97,28 @@ pub fn kernel(apt: &Apt, cache: &Path, verbose: bool) -> Result<()> {
 ///
 /// # Errors
 /// If they cannot be fetched, or do not look as expected.
-pub fn headers(apt: &Apt, cache: &Path, verbose: bool) -> Result<()> {
-    let release = release(&cache.join(KERNEL_DIR))?;
-    if self::release(&cache.join(HEADERS_DIR)).is_ok_and(|found| found != release) {
-        fs::remove_dir_all(cache.join(HEADERS_DIR))?;
+pub fn headers(apt: &Apt, cache: &Path, flavour: Flavour, verbose: bool) -> Result<()> {
+    let release = release(&cache.join(flavour.kernel_dir()))?;
+    let dir = cache.join(flavour.headers_dir());
+    if self::release(&dir).is_ok_and(|found| found != release) {
+        fs::remove_dir_all(dir)?;
     }
-    place(cache, HEADERS_DIR, "the kernel's headers", verbose, |into, spinner| {
+    let name = format!("the {} kernel's headers", flavour.title());
+    place(cache, flavour.headers_dir(), &name, verbose, |into, spinner| {
         apt.update(spinner)?;
-        let abi =
-            release.strip_suffix(&format!("-{FLAVOUR}")).context("the kernel's release has no flavour")?;
+        let ending = format!("-{}", flavour.name());
+        let abi = release.strip_suffix(&ending).context("the kernel's release has no flavour")?;
         let common = format!("linux-headers-{abi}-common");
-        let flavour = format!("linux-headers-{release}");
+        let package = format!("linux-headers-{release}");
         // The tools in linux-kbuild run on this machine, so they come in its own architecture.
         apt.unpack(
-            &[format!("{flavour}:arm64"), common.clone(), format!("linux-kbuild-{abi}")],
+            &[format!("{package}:arm64"), common.clone(), format!("linux-kbuild-{abi}")],
             into,
             spinner,
         )?;
-        let makefile = into.join("usr/src").join(&flavour).join("Makefile");
+        let makefile = into.join("usr/src").join(&package).join("Makefile");
         fs::write(&makefile, relocated(&fs::read_to_string(&makefile)?, &common)?)?;
-        std::os::unix::fs::symlink(Path::new("usr/src").join(&flavour), into.join("build"))?;
+        std::os::unix::fs::symlink(Path::new("usr/src").join(&package), into.join("build"))?;
         Ok(release.clone())
     })
 }
@@ -117,16 +164,11 @@ fn place(
 }
 
 /// The release of the newest kernel of the series that a suite within reach has, from what its meta-package depends on.
-fn kernel_release(apt: &Apt) -> Result<String> {
-    let meta = format!("linux-image-{FLAVOUR}");
+fn kernel_release(apt: &Apt, flavour: Flavour) -> Result<String> {
+    let meta = format!("linux-image-{}", flavour.name());
     for stanza in apt.show(&format!("{meta}:arm64"))? {
         let names = stanza.names("Depends");
-        let wanted = |name: &&str| {
-            name.starts_with(&format!("linux-image-{KERNEL_SERIES}.")) && name.ends_with(FLAVOUR)
-        };
-        if let Some(release) =
-            names.into_iter().find(wanted).and_then(|name| name.strip_prefix("linux-image-"))
-        {
+        if let Some(release) = names.into_iter().find_map(|name| release_of(name, flavour)) {
             return Ok(release.to_owned());
         }
     }
@@ -134,6 +176,14 @@ fn kernel_release(apt: &Apt) -> Result<String> {
         "no package source within reach has a {KERNEL_SERIES} kernel ({meta}:arm64): Debian 12 with its backports and \
          Debian 13 have one; `cargo xtask setup --refresh` fetches the lists again"
     )
+}
+
+/// The release in a kernel package's name, if it is of the series and the flavour.
+fn release_of(package: &str, flavour: Flavour) -> Option<&str> {
+    let release = package.strip_prefix("linux-image-")?;
+    let abi = release.strip_suffix(flavour.name())?.strip_suffix('-')?;
+    // `6.12.1-cloud-arm64` ends with the name of the full flavour too.
+    (abi.starts_with(&format!("{KERNEL_SERIES}.")) && !abi.contains('-')).then_some(release)
 }
 
 /// The flavour's makefile with the absolute path of the common headers made relative to itself.
@@ -149,6 +199,18 @@ fn relocated(makefile: &str, common: &str) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn flavours_are_told_apart_by_the_package_name() {
+        assert_eq!(release_of("linux-image-6.12.9+deb12-arm64", Flavour::Full), Some("6.12.9+deb12-arm64"));
+        assert_eq!(release_of("linux-image-6.12.9+deb12-cloud-arm64", Flavour::Full), None);
+        assert_eq!(
+            release_of("linux-image-6.12.9+deb12-cloud-arm64", Flavour::Cloud),
+            Some("6.12.9+deb12-cloud-arm64")
+        );
+        assert_eq!(release_of("linux-image-6.1.9-arm64", Flavour::Full), None);
+        assert_eq!(release_of("linux-base", Flavour::Full), None);
+    }
 
     #[test]
     fn the_headers_makefile_finds_the_common_part_beside_itself() {

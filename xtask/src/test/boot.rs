@@ -13,6 +13,7 @@ use crate::qemu::console::{Watch, matches};
 use crate::qemu::runner::{self, End};
 use crate::qemu::{self, Config, Payload};
 use crate::setup::Machine;
+use crate::setup::debs::Flavour;
 use crate::{build, exec, paths, run, ui};
 
 /// All that the rows boot, packed once.
@@ -32,7 +33,8 @@ impl<'a> Boots<'a> {
     pub fn new(machine: &'a Machine, rows: &[Row]) -> Result<Self> {
         let plain = initramfs::pack(machine, "initramfs-plain.cpio", Contents::default())?;
         let debian = rows.iter().any(|row| matches!(row.kind, Kind::Debian { .. }));
-        let contents = Contents { driver: true, programs: rows.iter().any(|row| row.programs) };
+        let contents =
+            Contents { driver: Some(Flavour::Cloud), programs: rows.iter().any(|row| row.programs) };
         let full = debian.then(|| initramfs::pack(machine, "initramfs.cpio", contents)).transpose()?;
         Ok(Self { machine, full, plain })
     }
@@ -70,7 +72,7 @@ impl<'a> Boots<'a> {
     }
 
     fn payload(&self, row: &Row) -> Result<Payload> {
-        let debian = || self.machine.kernel.clone();
+        let debian = || self.machine.kernel.image.clone();
         let image = if row.unknown_resets { paths::unknown_resets_image() } else { paths::image() };
         Ok(match &row.kind {
             Kind::Plain => {
