@@ -1,7 +1,7 @@
 //! `cargo xtask test`: the tests of the build machine, then bare-metal and Debian boots in QEMU.
 //!
 //! What is booted and what must be seen stands in [`table`]; [`host`] runs `cargo test`; [`boot`] runs one row;
-//! [`report`] prints and counts.
+//! [`report`] prints and counts; `map` compares the documentation with the tests.
 
 use std::time::Instant;
 
@@ -11,6 +11,8 @@ use crate::{build, setup, ui};
 
 mod boot;
 mod host;
+#[cfg(test)]
+mod map;
 pub mod report;
 pub mod row;
 pub mod table;
