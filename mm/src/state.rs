@@ -19,7 +19,7 @@ use tenure_abi::page::{self, Field, State};
 use tenure_abi::reply::{self, Mask, Status};
 
 use crate::vm::Slot;
-use crate::word::Word;
+use crate::word::{Frozen, Word};
 
 /// Why a page may not change: the status of the call and what blocks the page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -123,7 +123,7 @@ impl Quick {
         Self { mask: Self::WHOSE | pins | leaves, want, flip: Self::BETWEEN | leaf }
     }
 
-    /// The word is the common case.
+    /// The word is the common case; then it is not frozen.
     #[inline(always)]
     pub const fn matches(self, word: Word) -> bool {
         word.raw() & self.mask == self.want
@@ -133,6 +133,12 @@ impl Quick {
     #[inline(always)]
     pub const fn next(self, word: Word) -> Word {
         word.flipped(self.flip)
+    }
+
+    /// Carries that change out.
+    #[inline(always)]
+    pub(crate) fn publish(self, page: Frozen<'_>) {
+        page.publish_flipped(self.flip);
     }
 }
 

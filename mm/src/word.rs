@@ -274,6 +274,17 @@ impl PageWord {
         self.swap(from, during.frozen())?;
         Ok(Frozen { cell: self, before: from, frame })
     }
+
+    /// As [`PageWord::freeze`], for a `from` that a comparison of the caller's has shown not to be frozen.
+    ///
+    /// # Errors
+    /// The word that stands there instead of `from`.
+    #[inline(always)]
+    pub(crate) fn freeze_thawed(&self, frame: Pfn, from: Word) -> Result<Frozen<'_>, Word> {
+        debug_assert!(!from.is_frozen());
+        self.swap(from, from.frozen())?;
+        Ok(Frozen { cell: self, before: from, frame })
+    }
 }
 
 /// Proof that this CPU holds a frame's word frozen. Dropped, it puts the former word back.
@@ -320,6 +331,14 @@ impl Frozen<'_> {
     #[inline]
     pub fn publish(self, word: Word) {
         self.cell.0.store(word.0 & !page::FROZEN.mask(), Ordering::Release);
+        core::mem::forget(self);
+    }
+
+    /// Ends the transition with the former word, the bits of `flip` the other way round. `flip` leaves the frozen bit alone.
+    #[inline(always)]
+    pub(crate) fn publish_flipped(self, flip: u64) {
+        debug_assert!(flip & page::FROZEN.mask() == 0);
+        self.cell.0.store(self.before.0 ^ flip, Ordering::Release);
         core::mem::forget(self);
     }
 }

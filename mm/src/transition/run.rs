@@ -26,9 +26,9 @@ impl<'a, M: Machine> Mm<'a, M> {
             if entry.level != LEAF_LEVEL {
                 return done;
             }
-            let run = (count - done).min(ENTRIES - at.0 % ENTRIES);
+            let run = (count - done).min(ENTRIES - at.0 % ENTRIES) as usize;
             let frozen = self.freeze_table(&mut near, entry.table, entry.index, run, quick, held);
-            done += frozen;
+            done += frozen as u64;
             if frozen < run {
                 return done;
             }
@@ -43,25 +43,24 @@ impl<'a, M: Machine> Mm<'a, M> {
         near: &mut PageRun<'a>,
         table: Pa,
         first: usize,
-        run: u64,
+        run: usize,
         quick: Quick,
         held: &mut Held<'a>,
-    ) -> u64 {
-        for (done, slot) in (0..run).zip(first..) {
+    ) -> usize {
+        let before = held.len();
+        let slots = (first..).take(run.min(held.remaining_capacity()));
+        held.extend(slots.map_while(|slot| {
             let leaf = Descriptor(self.machine.read(table, slot));
             let frame = leaf.frame();
-            let (true, Some(cell)) = (leaf.is_valid(), near.word(frame)) else { return done };
+            let cell = near.word(frame).filter(|_| leaf.is_valid())?;
             let word = cell.load();
             // The leaf stood while the word was read; the freeze from that word shows that it still does.
             if !quick.matches(word) || self.machine.read(table, slot) != leaf.0 {
-                return done;
+                return None;
             }
-            let Ok(page) = cell.freeze(frame, word, word) else { return done };
-            if held.try_push(page).is_err() {
-                return done;
-            }
-        }
-        run
+            cell.freeze_thawed(frame, word).ok()
+        }));
+        held.len() - before
     }
 
     /// Publishes a range in which every page is the common case.
@@ -74,8 +73,7 @@ impl<'a, M: Machine> Mm<'a, M> {
             self.scrub_all(held.iter().map(Frozen::frame));
         }
         for page in held.drain(..) {
-            let next = quick.next(page.before());
-            page.publish(next);
+            quick.publish(page);
         }
     }
 }
