@@ -22,6 +22,7 @@ mod machine;
 mod memory;
 mod mutation;
 mod regime;
+mod snapshot;
 #[cfg(all(test, not(loom)))]
 mod tests;
 mod tlb;
@@ -34,6 +35,7 @@ pub use check::{Book, Moment};
 pub use descriptor::Perms;
 pub use event::{Counts, Event};
 pub use mutation::{Mutation, Which};
+pub use snapshot::Snapshot;
 pub use tlb::Translation;
 
 use crate::{Pfn, Vmid};

@@ -7,7 +7,7 @@ use crate::addr::{Pa, Pfn};
 use crate::machine::Machine;
 
 /// Free pages of one owner. Pages on the stack are in state `Hyp`.
-#[derive(Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Pool {
     top: Option<Pfn>,
     free: u64,

@@ -1,9 +1,15 @@
-//! Atomics and locks: the real ones, or loom's when the interleavings are explored.
+//! Atomics and locks: the real ones, loom's, or ones that tell an observer before each access (feature `explore`).
+
+#[cfg(all(feature = "explore", not(loom)))]
+pub mod watched;
+
+#[cfg(all(feature = "explore", not(loom)))]
+pub use watched::{AtomicBool, AtomicU32, AtomicU64, Guard, Lock, Ordering, lock};
 
 #[cfg(loom)]
 pub use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-#[cfg(not(loom))]
+#[cfg(not(any(loom, feature = "explore")))]
 pub use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 #[cfg(loom)]
@@ -54,7 +60,7 @@ mod explored {
     }
 }
 
-#[cfg(not(loom))]
+#[cfg(not(any(loom, feature = "explore")))]
 mod lock {
     /// A fair spin lock: whoever asks first is next, so a wait is bounded by the number of CPUs times the longest
     /// section, and no section under it waits for anything.
@@ -84,4 +90,5 @@ mod lock {
     }
 }
 
+#[cfg(any(loom, not(feature = "explore")))]
 pub use lock::{Guard, Lock, lock};

@@ -55,7 +55,7 @@ const DYING: u64 = 1 << 30;
 const USERS: u64 = DYING - 1;
 
 /// State behind the VM's lock.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Inner {
     /// Table memory of the VM.
     pub pool: Pool,

@@ -55,10 +55,8 @@ impl FakeMachine {
     pub fn write_at(&self, vmid: Vmid, ipa: Ipa, index: usize, value: u64) -> bool {
         let Some(target) = self.target(vmid, ipa, Access::Write) else { return false };
         let mut inner = self.lock();
-        let now = inner.now;
         if let Some(frame) = inner.frame_mut(target.0) {
             frame.data.set(index, value);
-            frame.written = now;
             // A guest that writes its own code cleans up after itself.
             frame.icache_stale |= vmid == Vmid::HOST;
         }

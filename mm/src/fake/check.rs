@@ -87,7 +87,7 @@ impl Inner {
         }
     }
 
-    fn check_translations(&mut self, book: &dyn Book, moment: Moment) {
+    pub(super) fn check_translations(&mut self, book: &dyn Book, moment: Moment) {
         let mut reached: BTreeMap<u64, Reached> = BTreeMap::new();
         let mut bad = Vec::new();
         let (base, end) = (self.base, self.base + self.frames.len() as u64);
@@ -172,7 +172,7 @@ impl Inner {
     }
 
     /// What a frame holds when it changes hands.
-    fn check_states(&mut self, book: &dyn Book) {
+    pub(super) fn check_states(&mut self, book: &dyn Book) {
         for place in 0..self.frames.len() {
             let pfn = self.base + place as u64;
             let Some(word) = book.word(Pfn(pfn)) else { continue };

@@ -2,7 +2,7 @@
 //! manager's own encoder so that a mistake there is seen here.
 
 /// What a stage-2 leaf permits.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[allow(missing_docs, reason = "plain names")]
 pub struct Perms {
     pub read: bool,

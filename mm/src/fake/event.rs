@@ -8,7 +8,7 @@ use crate::{Ipa, Pa, Pfn, Vmid};
 pub const LOG_LIMIT: usize = 4096;
 
 /// One call of the manager.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[allow(missing_docs, reason = "the fields are those of the trait's methods")]
 pub enum Event {
     /// Only for the hook: neither logged nor counted.
@@ -70,7 +70,7 @@ pub enum Event {
 }
 
 /// How often each sort of call was made.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[allow(missing_docs, reason = "the fields are named after the events")]
 pub struct Counts {
     pub writes: u64,
@@ -83,7 +83,7 @@ pub struct Counts {
     pub tlbis: u64,
 }
 
-#[derive(Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Default)]
 pub(super) struct Log {
     pub(super) events: VecDeque<Event>,
     pub(super) counts: Counts,

@@ -12,6 +12,7 @@ use super::tlb::{PendingTlbi, Scope, Tlb};
 use crate::{Pfn, Vmid};
 
 /// What belongs to one CPU.
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct Cpu {
     /// VMID that TLBIs act on.
     pub(super) selected: Vmid,
@@ -21,6 +22,7 @@ pub(super) struct Cpu {
     pub(super) cleans: Vec<PendingClean>,
 }
 
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct Inner {
     pub(super) base: u64,
     pub(super) frames: Vec<Frame>,
@@ -75,14 +77,12 @@ impl Inner {
 
     /// A store to a descriptor, by `cpu`.
     pub(super) fn write(&mut self, cpu: usize, table: u64, index: usize, value: u64) -> u64 {
-        let now = self.now;
         let Some(frame) = self.frame_mut(table) else {
             self.violation(format!("write to a table outside RAM at {table:#x}"));
             return 0;
         };
         let old = frame.data.get(index);
         frame.data.set(index, value);
-        frame.written = now;
         if old == value {
             return old;
         }
@@ -110,7 +110,6 @@ impl Inner {
             self.violation(format!("frame {pfn:#x} is zeroed while walkers may use it as a table"));
         }
         self.alternatives.retain(|&(table, _), _| table != pfn);
-        let now = self.now;
         match self.frame_mut(pfn) {
             Some(frame) => {
                 // The worst of two worlds: the old lines were evicted before, the zeroes are not.
@@ -118,7 +117,6 @@ impl Inner {
                     frame.memory = frame.data.clone();
                 }
                 frame.data = Contents::filled(0);
-                frame.written = now;
                 frame.icache_stale = true;
                 frame.zeroed_by = Some(cpu);
             }

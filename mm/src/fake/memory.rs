@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::descriptor::garbage;
 
 /// 512 words, stored as a filling and the words that differ from it.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Contents {
     pub(super) fill: u64,
     words: BTreeMap<usize, u64>,
@@ -39,13 +39,12 @@ impl Contents {
 }
 
 /// One frame.
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct Frame {
     /// What coherent readers see.
     pub(super) data: Contents,
     /// What readers with non-cacheable attributes may see: the contents before the last clean that completed.
     pub(super) memory: Contents,
-    /// Number of the last write: a clean keeps what was written after it in the caches.
-    pub(super) written: u64,
     /// Somebody other than the guest that executes here has written since the last instruction-cache maintenance.
     pub(super) icache_stale: bool,
     /// CPU that zeroed the frame and has not executed a DSB since: a walker may still see what was here before.
@@ -55,7 +54,7 @@ pub(super) struct Frame {
 impl Frame {
     pub(super) fn new(pfn: u64) -> Self {
         let contents = Contents::filled(garbage(pfn ^ 1));
-        Self { data: contents.clone(), memory: contents, written: 0, icache_stale: true, zeroed_by: None }
+        Self { data: contents.clone(), memory: contents, icache_stale: true, zeroed_by: None }
     }
 
     /// Both views hold nothing but zeroes.
@@ -70,6 +69,7 @@ impl Frame {
 }
 
 /// A clean to the point of coherency that waits for its DSB.
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct PendingClean {
     pub(super) pfn: u64,
     pub(super) contents: Contents,

@@ -1,7 +1,7 @@
 //! Switches that drop calls of the manager before they reach the machine.
 
 /// What is dropped.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Mutation {
     /// TLBI IPAS2E1IS.
     SkipTlbiIpa,
@@ -32,7 +32,7 @@ pub enum Mutation {
 }
 
 /// Which calls of that sort.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Which {
     /// All of them.
     All,
@@ -40,7 +40,7 @@ pub enum Which {
     Nth(u64),
 }
 
-#[derive(Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Default)]
 pub(super) struct Mutations {
     armed: Vec<(Mutation, Which, u64)>,
     dropped: u64,

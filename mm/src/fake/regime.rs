@@ -8,14 +8,14 @@ use super::tlb::{PendingTlbi, Translation, key};
 use crate::{Pfn, Vmid};
 
 /// Root of a translation regime: `pages` concatenated level-1 tables.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Regime {
     pub(super) root: u64,
     pub(super) pages: u64,
 }
 
 /// A value of a descriptor that walkers may still use beside the one in memory.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Alternative {
     pub(super) value: u64,
     /// CPU whose DSB makes the newer value visible.
@@ -25,7 +25,7 @@ pub(super) struct Alternative {
 }
 
 /// Place where a table is linked: the addresses from `base` that its entries translate.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(super) struct Position {
     pub(super) vmid: Vmid,
     pub(super) level: u8,

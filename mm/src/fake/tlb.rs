@@ -6,7 +6,7 @@ use super::descriptor::Perms;
 use crate::{Pfn, Vmid};
 
 /// One stage-2 translation.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Translation {
     /// Whose.
     pub vmid: Vmid,
@@ -44,7 +44,7 @@ impl Translation {
 }
 
 /// How a translation lives on.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Life {
     /// Some walker may still make it.
     pub(super) walkable: bool,
@@ -68,7 +68,7 @@ impl Life {
 }
 
 /// Scope of a TLBI.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) enum Scope {
     /// Stage-2 entries of one page.
     Ipa(u64),
@@ -79,7 +79,7 @@ pub(super) enum Scope {
 }
 
 /// A TLBI that waits for the DSB of its CPU.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct PendingTlbi {
     pub(super) vmid: Vmid,
     pub(super) scope: Scope,
@@ -98,7 +98,7 @@ impl PendingTlbi {
     }
 }
 
-#[derive(Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Default)]
 pub(super) struct Tlb {
     pub(super) entries: BTreeMap<Translation, Life>,
 }
