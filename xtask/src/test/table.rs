@@ -149,7 +149,24 @@ fn debian() -> Vec<Row> {
             .expect(LOAD)
             .seconds(240)
             .when(When::Long),
+        stories("linux/stories-debug-3", 3).on("cortex-a76", 2, 3),
+        stories("linux/stories-debug-100", 100).when(When::Long),
     ]
+}
+
+/// The story so many times in a row, in one boot of a host that clears what it frees and dies of a warning.
+fn stories(name: &str, times: u64) -> Row {
+    Row::debian(name, "stories")
+        .with_programs()
+        .words(&format!("init_on_free=1 init_on_alloc=1 panic_on_warn=1 tenure.times={times}"))
+        .expect(&[
+            "stories: * in a row, heap free:on, panic_on_warn=1",
+            &format!("stories: {times}: story: passed *"),
+            &format!("stories: all {times} passed"),
+            "init: stories ended with 0",
+        ])
+        .never(&["NOT AS IT MUST BE"])
+        .seconds(120 + times * 30)
 }
 
 /// What a heavy job on every CPU ends with.
