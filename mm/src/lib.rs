@@ -6,11 +6,15 @@
 //! - [`stage2`]: translation tables of guests and of the host; [`tlb`] invalidates them, [`pool`] feeds them.
 //! - [`vm`]: handles and lifetime. [`manager`]: the whole.
 //! - [`machine`]: what the hardware has to offer; `fake` an adversary in its place, `model` the reference, `audit` for tests.
+//!   (The model needs a heap and nothing else: the random tester carries it into the machine.)
 //!
 //! Portable, without unsafe code, globals or instructions; the tests run the same code on a machine that is as nasty
 //! as the architecture allows.
 #![cfg_attr(not(any(test, feature = "fake")), no_std)]
 #![forbid(unsafe_code)]
+
+#[cfg(any(test, feature = "model"))]
+extern crate alloc;
 
 pub mod addr;
 #[cfg(any(test, feature = "fake"))]
@@ -20,7 +24,7 @@ pub mod fake;
 pub mod frames;
 pub mod machine;
 pub mod manager;
-#[cfg(any(test, feature = "fake"))]
+#[cfg(any(test, feature = "model"))]
 pub mod model;
 pub mod pool;
 pub mod stage2;

@@ -12,7 +12,8 @@ mod host;
 mod pins;
 mod view;
 
-use std::collections::{BTreeMap, BTreeSet};
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
 
 use tenure_abi::flags::status;
 use tenure_abi::page::State;
