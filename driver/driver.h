@@ -6,6 +6,7 @@
  *   vm->lock (slots, vCPUs) -> gmem->sem (the conversion lock) -> gmem->fill (one allocator a file)
  *   -> gmem->ledger -> session->lock.
  * mmap_lock is taken outside gmem->sem (fault handler), so nothing under gmem->sem may touch user memory.
+ * slot->lending is innermost, and taken by the kernel's reclaim: nothing under it may allocate.
  *
  * Frames that were donated are the hypervisor's business: the kernel never touches them, not even through its linear
  * map, and frees one only when the hypervisor says that it is in state Host again (tn_reap).
@@ -17,6 +18,7 @@
 #include <linux/kref.h>
 #include <linux/list.h>
 #include <linux/mm.h>
+#include <linux/mmu_notifier.h>
 #include <linux/mutex.h>
 #include <linux/rwsem.h>
 #include <linux/wait.h>
@@ -59,6 +61,8 @@ struct tenure_vm {
 	/* A vCPU ran, or was about to: the first image is complete. */
 	bool active;
 	bool dead;
+	/* The guest may not run on: something was not as it must be. */
+	bool broken;
 
 	struct mutex lock;
 	/* Slots by id; read by vCPUs under slots_sem. */
@@ -88,9 +92,12 @@ struct tenure_slot {
 	u64 pgoff;
 	struct list_head gmem_node;
 
-	/* Without (plain VM): pinned user pages by index. */
+	/* Without (plain VM): memory of the VMM, and who tells when it changes. */
 	u64 userspace_addr;
-	struct xarray user_pages;
+	struct mmu_interval_notifier notifier;
+	struct mutex lending;
+	bool lent;
+	bool closed;
 };
 
 /* A guest_memfd. Lives as long as its file, a slot, or a pin of it. */
@@ -185,7 +192,12 @@ void tn_vm_wake_drained(u64 handle);
 int tn_slot_set(struct tenure_vm *vm, const struct kvm_userspace_memory_region2 *region);
 struct tenure_slot *tn_slot_find(struct tenure_vm *vm, u64 gfn);
 void tn_slot_free(struct tenure_slot *slot);
-int tn_slot_map_user(struct tenure_slot *slot, u64 gfn);
+
+/* lend.c */
+int tn_lend_open(struct tenure_slot *slot);
+void tn_lend_close(struct tenure_slot *slot);
+void tn_lend_stop(struct tenure_slot *slot, bool closed);
+int tn_lend_map(struct tenure_slot *slot, u64 gfn);
 
 /* vcpu.c */
 int tn_vcpu_create(struct tenure_vm *vm, unsigned long id);
@@ -211,9 +223,14 @@ unsigned long tn_gmem_live(void);
 
 /* populate.c: callers hold gmem->sem */
 struct tenure_slot *tn_gmem_slot(struct tenure_gmem *gmem, u64 pgoff);
-int tn_gmem_populate(struct tenure_slot *slot, u64 gfn, u64 pages, u64 kind);
+long tn_gmem_populate(struct tenure_slot *slot, u64 gfn, u64 pages, u64 kind);
 int tn_gmem_bind(struct tenure_gmem *gmem, struct tenure_slot *slot);
 void tn_gmem_unbind(struct tenure_slot *slot);
+
+/* reclaim.c: callers hold gmem->sem for writing */
+void tn_gmem_unmap(struct tenure_gmem *gmem, u64 pgoff, u64 pages);
+int tn_gmem_may_take(struct tenure_slot *slot, u64 pgoff, u64 pages);
+int tn_gmem_take(struct tenure_slot *slot, u64 pgoff, u64 pages);
 long tn_gmem_fallocate(struct file *file, int mode, loff_t offset, loff_t len);
 
 /* convert.c */

@@ -13,6 +13,7 @@
 #include <linux/anon_inodes.h>
 #include <linux/file.h>
 #include <linux/module.h>
+#include <linux/pagemap.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 
@@ -126,7 +127,7 @@ int tn_gmem_ready(struct tenure_gmem *gmem, u64 pgoff, struct page **found)
 	struct page *page = xa_load(&gmem->frames, pgoff);
 	struct tn_reply reply;
 	u64 word, state;
-	int err;
+	long err;
 
 	if (gmem->dead)
 		return -EACCES;
@@ -155,7 +156,7 @@ int tn_gmem_ready(struct tenure_gmem *gmem, u64 pgoff, struct page **found)
 		return -EACCES;
 	err = tn_gmem_populate(slot, slot->gfn + pgoff - slot->pgoff, 1, TENURE_ADDR_SHARED);
 	*found = xa_load(&gmem->frames, pgoff);
-	return err ?: *found ? 0 : -EAGAIN;
+	return err < 0 ? err : *found ? 0 : -EAGAIN;
 }
 
 static vm_fault_t tn_gmem_fault(struct vm_fault *vmf)
@@ -171,10 +172,11 @@ static vm_fault_t tn_gmem_fault(struct vm_fault *vmf)
 	err = tn_gmem_ready(gmem, vmf->pgoff, &page);
 	switch (err) {
 	case 0:
-		/* From here on the reference tells a conversion that a mapping is being made. */
+		/* The reference tells a conversion, and the lock a hole that is punched, that a mapping is being made. */
 		get_page(page);
+		lock_page(page);
 		vmf->page = page;
-		result = 0;
+		result = VM_FAULT_LOCKED;
 		break;
 	case -EAGAIN:
 		/* In the middle of a transition: the access is tried again. */

@@ -25,6 +25,7 @@ long tn_check_extension(unsigned long what)
 	switch (what) {
 	case KVM_CAP_USER_MEMORY:
 	case KVM_CAP_USER_MEMORY2:
+	case KVM_CAP_SYNC_MMU:
 	case KVM_CAP_GUEST_MEMFD:
 	case KVM_CAP_MEMORY_FAULT_INFO:
 	case KVM_CAP_DESTROY_MEMORY_REGION_WORKS:
@@ -39,6 +40,7 @@ long tn_check_extension(unsigned long what)
 	case KVM_CAP_NR_MEMSLOTS:
 		return TN_MAX_SLOTS;
 	case KVM_CAP_NR_VCPUS:
+		return min3(tn_machine.max_vcpus, (u64)TN_MAX_VCPUS, (u64)num_online_cpus());
 	case KVM_CAP_MAX_VCPUS:
 	case KVM_CAP_MAX_VCPU_ID:
 		return min_t(u64, tn_machine.max_vcpus, TN_MAX_VCPUS);

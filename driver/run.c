@@ -122,7 +122,7 @@ static int tn_exit_populate(struct tenure_vcpu *vcpu)
 	u64 kind = page->status == TENURE_ADDR_SHARED ? TENURE_ADDR_SHARED : TENURE_ADDR_PRIVATE;
 	struct tenure_vm *vm = vcpu->vm;
 	struct tenure_slot *slot;
-	int err;
+	long err;
 
 	down_read(&vm->slots_sem);
 	slot = tn_slot_find(vm, gfn);
@@ -133,7 +133,7 @@ static int tn_exit_populate(struct tenure_vcpu *vcpu)
 		err = tn_gmem_populate(slot, gfn, count, kind);
 		up_read(&slot->gmem->sem);
 	} else {
-		err = tn_slot_map_user(slot, gfn);
+		err = tn_lend_map(slot, gfn);
 	}
 	up_read(&vm->slots_sem);
 	/* The address changed under us, or somebody is at it: the guest finds out by itself. */
@@ -144,7 +144,7 @@ static int tn_exit_populate(struct tenure_vcpu *vcpu)
 	if (err == -EFAULT)
 		return tn_exit_memory_fault(vcpu, page->gpa, PAGE_SIZE,
 					    kind == TENURE_ADDR_PRIVATE ? KVM_MEMORY_EXIT_FLAG_PRIVATE : 0);
-	return err;
+	return min(err, 0L);
 }
 
 static int tn_exit_convert(struct tenure_vcpu *vcpu)
@@ -283,7 +283,7 @@ int tn_vcpu_run(struct tenure_vcpu *vcpu)
 	for (;;) {
 		if (signal_pending(current))
 			return tn_interrupted(vcpu);
-		if (READ_ONCE(tn_machine.stopping))
+		if (READ_ONCE(tn_machine.stopping) || READ_ONCE(vm->broken))
 			return -EIO;
 		cond_resched();
 		drained = atomic_read(&vm->drained);

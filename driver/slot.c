@@ -3,10 +3,8 @@
  * Memory slots.
  *
  * A slot with a guest_memfd declares its addresses to the hypervisor (private, or shared for INIT_SHARED); frames
- * come at the first touch. A slot without one (plain VMs only) lends the VMM's own memory: each page is pinned for as
- * long as the slot exists (FOLL_LONGTERM) and stays the host's.
+ * come at the first touch. A slot without one (plain VMs only) lends the VMM's own memory (lend.c).
  */
-#include <linux/sched/signal.h>
 #include <linux/slab.h>
 
 #include "driver.h"
@@ -37,16 +35,11 @@ static struct tenure_slot *tn_slot_by_id(struct tenure_vm *vm, u32 id)
 /* Frees a slot that the guest can no longer reach. */
 void tn_slot_free(struct tenure_slot *slot)
 {
-	struct page *page;
-	unsigned long index;
-
 	if (slot->gmem) {
 		tn_gmem_unbind(slot);
 		tn_gmem_put(slot->gmem);
 	}
-	xa_for_each(&slot->user_pages, index, page)
-		unpin_user_page(page);
-	xa_destroy(&slot->user_pages);
+	tn_lend_close(slot);
 	kfree(slot);
 }
 
@@ -62,41 +55,25 @@ static u64 tn_slot_status(const struct tenure_slot *slot)
 static int tn_slot_remove(struct tenure_vm *vm, struct tenure_slot *slot)
 {
 	struct tn_reply reply;
-	struct page *page;
-	unsigned long index;
 	int err = 0;
 
 	if (vm->protected && vm->active)
 		return -EPERM;
-	if (slot->gmem)
-		down_write(&slot->gmem->sem);
-	if (tn_range(vm, &reply, TN_GFN_COUNT_ARG, TENURE_CALL_GUEST_UNMAP, slot->gfn, 0, slot->pages, 0) !=
-	    TENURE_SUCCESS) {
-		err = tn_errno(reply.status);
-		goto out;
-	}
 	if (slot->gmem) {
-		u64 last = slot->pgoff + slot->pages - 1;
-
-		tn_gmem_zap(slot->gmem, slot->pgoff, slot->pages);
-		xa_for_each_range(&slot->gmem->frames, index, page, slot->pgoff, last) {
-			u64 pfn = page_to_pfn(page);
-
-			tn_call(vm, &reply, TENURE_CALL_HOST_UNMAP, pfn, 1, 0, 0, 0);
-			if (tn_call(vm, &reply, TENURE_CALL_RECLAIM, vm->handle, pfn, 1, 0, 0) != TENURE_SUCCESS) {
-				err = tn_errno(reply.status);
-				goto out;
-			}
-			xa_erase(&slot->gmem->frames, index);
-			tn_reap(page, true);
-		}
+		down_write(&slot->gmem->sem);
+		tn_gmem_unmap(slot->gmem, slot->pgoff, slot->pages);
+		err = tn_gmem_may_take(slot, slot->pgoff, slot->pages) ?:
+			      tn_gmem_take(slot, slot->pgoff, slot->pages);
+	} else {
+		tn_lend_stop(slot, true);
 	}
-	if (tn_range(vm, &reply, TN_GFN_COUNT_ARG, TENURE_CALL_SET_STATUS, slot->gfn, 0, slot->pages,
-		     TENURE_ADDR_DEVICE) != TENURE_SUCCESS)
-		err = tn_errno(reply.status);
-out:
+	if (!err)
+		err = tn_errno(tn_range(vm, &reply, TN_GFN_COUNT_ARG, TENURE_CALL_SET_STATUS, slot->gfn, 0, slot->pages,
+					TENURE_ADDR_DEVICE));
 	if (slot->gmem)
 		up_write(&slot->gmem->sem);
+	else if (err)
+		tn_lend_stop(slot, false);
 	if (err)
 		return err;
 	down_write(&vm->slots_sem);
@@ -122,6 +99,7 @@ static int tn_slot_check(struct tenure_vm *vm, const struct kvm_userspace_memory
 		if (vm->protected)
 			return -EINVAL;
 		if (!IS_ALIGNED(region->userspace_addr, PAGE_SIZE) ||
+		    region->userspace_addr != untagged_addr(region->userspace_addr) ||
 		    !access_ok((void __user *)region->userspace_addr, region->memory_size))
 			return -EINVAL;
 	} else if (!IS_ALIGNED(region->guest_memfd_offset, PAGE_SIZE)) {
@@ -163,7 +141,7 @@ int tn_slot_set(struct tenure_vm *vm, const struct kvm_userspace_memory_region2 
 	slot->gfn = region->guest_phys_addr >> PAGE_SHIFT;
 	slot->pages = region->memory_size >> PAGE_SHIFT;
 	slot->userspace_addr = region->userspace_addr;
-	xa_init(&slot->user_pages);
+	mutex_init(&slot->lending);
 	INIT_LIST_HEAD(&slot->gmem_node);
 	if (region->flags & KVM_MEM_GUEST_MEMFD) {
 		slot->pgoff = region->guest_memfd_offset >> PAGE_SHIFT;
@@ -179,44 +157,15 @@ int tn_slot_set(struct tenure_vm *vm, const struct kvm_userspace_memory_region2 
 		tn_slot_free(slot);
 		return tn_errno(reply.status);
 	}
-	if (slot->gmem) {
-		err = tn_gmem_bind(slot->gmem, slot);
-		if (err) {
-			tn_range(vm, &reply, TN_GFN_COUNT_ARG, TENURE_CALL_SET_STATUS, slot->gfn, 0, slot->pages,
-				 TENURE_ADDR_DEVICE);
-			tn_slot_free(slot);
-			return err;
-		}
+	err = slot->gmem ? tn_gmem_bind(slot->gmem, slot) : tn_lend_open(slot);
+	if (err) {
+		tn_range(vm, &reply, TN_GFN_COUNT_ARG, TENURE_CALL_SET_STATUS, slot->gfn, 0, slot->pages,
+			 TENURE_ADDR_DEVICE);
+		tn_slot_free(slot);
+		return err;
 	}
 	down_write(&vm->slots_sem);
 	list_add_tail(&slot->node, &vm->slots);
 	up_write(&vm->slots_sem);
-	return 0;
-}
-
-/* Lends the VMM's page behind `gfn` to the guest. The caller holds slots_sem for reading. */
-int tn_slot_map_user(struct tenure_slot *slot, u64 gfn)
-{
-	u64 index = gfn - slot->gfn;
-	struct tn_reply reply;
-	struct page *page, *old;
-	int n;
-
-	if (xa_load(&slot->user_pages, index))
-		return 0; /* Another vCPU was first. */
-	n = pin_user_pages_fast(slot->userspace_addr + (index << PAGE_SHIFT), 1, FOLL_WRITE | FOLL_LONGTERM, &page);
-	if (n != 1)
-		return n < 0 ? n : -EFAULT;
-	old = xa_cmpxchg(&slot->user_pages, index, NULL, page, GFP_KERNEL_ACCOUNT);
-	if (old) {
-		unpin_user_page(page);
-		return xa_err(old);
-	}
-	if (tn_call(slot->vm, &reply, TENURE_CALL_GUEST_MAP, slot->vm->handle, gfn, page_to_pfn(page), 1, 0) !=
-	    TENURE_SUCCESS) {
-		xa_erase(&slot->user_pages, index);
-		unpin_user_page(page);
-		return reply.status == TENURE_RETRY ? 0 : tn_errno(reply.status);
-	}
 	return 0;
 }

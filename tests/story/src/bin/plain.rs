@@ -79,10 +79,17 @@ fn api(steps: &mut Steps) -> Result<()> {
     let kvm = Kvm::new_with_path(c"/dev/kvm").context("cannot open /dev/kvm")?;
     let version = kvm.get_api_version();
     steps.check("/dev/kvm answers", format!("API version {version}"), version == 12);
-    let has =
-        [Cap::UserMemory, Cap::UserMemory2, Cap::GuestMemfd, Cap::OneReg, Cap::ArmPsci02, Cap::ImmediateExit];
+    let has = [
+        Cap::UserMemory,
+        Cap::UserMemory2,
+        Cap::SyncMmu,
+        Cap::GuestMemfd,
+        Cap::OneReg,
+        Cap::ArmPsci02,
+        Cap::ImmediateExit,
+    ];
     let all = has.into_iter().all(|cap| kvm.check_extension(cap));
-    let not = [Cap::Irqchip, Cap::ReadonlyMem, Cap::SyncMmu, Cap::MpState, Cap::DeviceCtrl];
+    let not = [Cap::Irqchip, Cap::ReadonlyMem, Cap::MpState, Cap::DeviceCtrl];
     let none = !not.into_iter().any(|cap| kvm.check_extension(cap));
     steps.check("capabilities that are there, and that are not", format!("{all}, {none}"), all && none);
     Ok(())
