@@ -71,6 +71,8 @@
 #define GUEST_CMD_LOOP 0x18UL
 /* () : PSCI SYSTEM_OFF. */
 #define GUEST_CMD_OFF 0x19UL
+/* (mpidr, address, bytes) -> r0 = PSCI CPU_ON's answer: that vCPU, its stack in this memory, asks for commands too. */
+#define GUEST_CMD_START 0x1aUL
 
 /* It went through. */
 #define GUEST_OUTCOME_OK 0x0UL

@@ -122,6 +122,8 @@ pub mod command {
         LOOP = 24;
         /// () : PSCI SYSTEM_OFF.
         OFF = 25;
+        /// (mpidr, address, bytes) -> r0 = PSCI CPU_ON's answer: that vCPU, its stack in this memory, asks for commands too.
+        START = 26;
     }
 
     /// Every command with the number of its arguments.
@@ -152,6 +154,7 @@ pub mod command {
         (FP_SWAP, 1),
         (LOOP, 3),
         (OFF, 0),
+        (START, 3),
     ];
 
     /// Number of arguments of a command; `None` if there is no such command.

@@ -30,6 +30,8 @@ pub enum Event {
     Result([u64; 5]),
     /// KVM_EXIT_MEMORY_FAULT: the guest wants pages that somebody holds. Answer with `retry` or `refuse`.
     Blocked(Request),
+    /// KVM_EXIT_MEMORY_FAULT at this address: nothing stands behind it that the guest may use. Answer with `retry`.
+    Nothing(u64),
     /// The guest is off, or cannot go on.
     Ended(String),
 }
@@ -47,6 +49,13 @@ impl Guest {
     /// # Errors
     /// If it does not.
     pub fn start(vcpu: VcpuFd) -> Result<Self> {
+        let guest = Self::begin(vcpu);
+        guest.ready()?;
+        Ok(guest)
+    }
+
+    /// Starts the vCPU and does not wait: it may be off still.
+    pub fn begin(vcpu: VcpuFd) -> Self {
         let (orders, take) = channel();
         let (tell, events) = channel();
         let thread = thread::spawn(move || {
@@ -56,9 +65,16 @@ impl Guest {
             };
             let _ = tell.send(Event::Ended(end));
         });
-        let guest = Self { orders: Some(orders), events, thread: Some(thread) };
-        match guest.event()? {
-            Event::Result(_) => Ok(guest),
+        Self { orders: Some(orders), events, thread: Some(thread) }
+    }
+
+    /// Waits for the vCPU to ask for its first command.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn ready(&self) -> Result<()> {
+        match self.event()? {
+            Event::Result(_) => Ok(()),
             other => bail!("the guest did not start: {other:?}"),
         }
     }
@@ -221,14 +237,13 @@ fn run(mut vcpu: VcpuFd, orders: &Receiver<Order>, events: &Sender<Event>) -> Re
             Ok(VcpuExit::MmioRead(_, data)) => data.fill(0),
             Ok(VcpuExit::SystemEvent(kind, data)) => return Ok(format!("system event {kind} {data:x?}")),
             Ok(VcpuExit::MemoryFault { flags, gpa, size }) => {
-                // Without a request it is not a conversion: a page that nothing can stand behind.
-                let Ok(request) = driver::request(&vcpu) else {
-                    bail!("memory fault at {gpa:#x}, {size:#x} bytes, flags {flags:#x}");
-                };
-                events.send(Event::Blocked(request))?;
+                // Without a request it is not a conversion.
+                let event = driver::request(&vcpu).map_or(Event::Nothing(gpa), Event::Blocked);
+                events.send(event)?;
                 match orders.recv() {
                     Ok(Order::Retry) => {}
-                    Ok(Order::Refuse) => driver::refuse(&vcpu).context("REFUSE")?,
+                    Ok(Order::Refuse) => driver::refuse(&vcpu)
+                        .with_context(|| format!("REFUSE at {gpa:#x}, {size:#x} {flags:#x}"))?,
                     Ok(Order::Command(..)) => bail!("a command while a conversion waits"),
                     Err(_) => return Ok("no more orders".into()),
                 }

@@ -3,6 +3,7 @@
 //! The VMM uses the crates `kvm-ioctls` and `kvm-bindings` as any other does; only Tenure's own ioctls ([`driver`])
 //! and the memory mappings ([`mapping`]) need code of their own.
 
+pub mod change;
 pub mod driver;
 #[cfg(target_arch = "aarch64")]
 pub mod guest;

@@ -15,7 +15,7 @@ pub enum Outcome {
     Signal(i32),
 }
 
-/// A shared mapping of a guest_memfd.
+/// A mapping: of a guest_memfd, of another file, or of memory of this process.
 pub struct Mapping {
     start: NonNull<u8>,
     len: usize,
@@ -56,6 +56,27 @@ impl Mapping {
     /// Those of mmap(2).
     pub fn anonymous(len: usize) -> io::Result<Self> {
         Self::with(&-1, len, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS)
+    }
+
+    /// Anonymous memory of this process whose address is a multiple of `align`.
+    ///
+    /// # Errors
+    /// Those of mmap(2).
+    pub fn aligned(len: usize, align: usize) -> io::Result<Self> {
+        let mut this = Self::anonymous(len + align)?;
+        let before = (this.start.as_ptr() as usize).wrapping_neg() % align;
+        // SAFETY: inside the mapping, which is longer by `align`.
+        let start = unsafe { this.start.add(before) };
+        // SAFETY: as above.
+        let end = unsafe { start.add(len) };
+        for (from, excess) in [(this.start, before), (end, align - before)] {
+            // SAFETY: a part of this mapping that nobody has seen yet.
+            if excess > 0 && unsafe { libc::munmap(from.as_ptr().cast(), excess) } < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        (this.start, this.len) = (start, len);
+        Ok(this)
     }
 
     /// Address of `offset`; aligned accesses inside the mapping only.

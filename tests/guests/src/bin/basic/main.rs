@@ -20,6 +20,11 @@ pub(crate) const UNKNOWN: Results = [outcome::UNKNOWN, 0, 0, 0, 0];
 
 fn main(ram_bytes: u64) -> ! {
     println!("guest: {} KiB of RAM", ram_bytes >> 10);
+    serve()
+}
+
+/// What every vCPU does.
+fn serve() -> ! {
     let mut last = Regs([0; 18]);
     let mut results = NOTHING;
     loop {
@@ -79,8 +84,25 @@ fn obey(order: u64, a: [u64; 6], last: &mut Regs) -> Results {
         command::FP_SWAP => [cpu::swap_fp(a[0]), 0, 0, 0, 0],
         command::LOOP => measure::run(a[0], a[1], a[2]),
         command::OFF => call::power_off(),
+        command::START => start(a[0], a[1], a[2]),
         _ => UNKNOWN,
     }
+}
+
+/// Starts another vCPU, whose start block lies at the bottom of its stack.
+fn start(mpidr: u64, area: u64, bytes: u64) -> Results {
+    extern "C" fn second(_: u64) {
+        serve()
+    }
+    let block = [area + bytes, second as *const () as u64, 0];
+    for (address, word) in (area..).step_by(8).zip(block) {
+        let what = probe::write(address, word);
+        if what.faulted() {
+            return told(what, 0);
+        }
+    }
+    let answer = call::hvc(call::psci::CPU_ON, &[mpidr, tenure_test_rt::start::secondary_entry(), area]);
+    [answer.x(0), 0, 0, 0, 0]
 }
 
 /// A probe's outcome as results; `done` pages went before it.
