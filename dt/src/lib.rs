@@ -25,4 +25,4 @@ pub mod tokens;
 pub mod write;
 
 pub use check::{Malformed, check};
-pub use platform::{Conduit, Cpu, Gic, Platform, Region, Reserved, Uart};
+pub use platform::{Conduit, Cpu, Device, Gic, Platform, Region, Reserved};

@@ -99,16 +99,20 @@ pub struct Reserved {
     pub no_map: bool,
 }
 
-/// The UART that `stdout-path` names.
+/// A device of which Tenure has a driver: the UART that `stdout-path` names, say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Uart<'a> {
+pub struct Device<'a> {
     /// Its `compatible` strings, as they stand (separated by NULs).
     pub compatible: &'a [u8],
-    /// Its registers.
+    /// Its first range of registers, as the CPU sees it.
     pub registers: Region,
+    /// `reg-shift`: log2 of the distance between registers.
+    pub shift: Option<u32>,
+    /// `reg-io-width`: bytes of an access.
+    pub width: Option<u32>,
 }
 
-impl Uart<'_> {
+impl Device<'_> {
     /// Whether it is compatible with `name`.
     pub fn is(&self, name: &str) -> bool {
         self.compatible.split(|&b| b == 0).any(|c| c == name.as_bytes())
@@ -129,7 +133,7 @@ pub struct Platform<'a> {
     /// The interrupt controller.
     pub gic: Gic,
     /// The console.
-    pub console: Option<Uart<'a>>,
+    pub console: Option<Device<'a>>,
     /// The host's kernel image (`multiboot,kernel`).
     pub kernel: Option<Region>,
     /// Its command line, as a string of the tree without the NUL.

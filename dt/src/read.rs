@@ -6,7 +6,7 @@
 use arrayvec::ArrayVec;
 
 use crate::check::MAX_DEPTH;
-use crate::platform::{Conduit, Cpu, Gic, Platform, Region, Reserved, Uart};
+use crate::platform::{Conduit, Cpu, Device, Gic, Platform, Region, Reserved};
 use crate::tokens::{Token, Tokens, reservations};
 
 /// Why a well-formed tree cannot be used.
@@ -49,7 +49,7 @@ pub fn read(tree: &[u8]) -> Result<Platform<'_>, Unusable> {
                 path.try_push(Node { name, properties: walk.clone() }).map_err(|_| Unusable::TooMany)?;
                 node_of_interest(&mut p, &path)?;
                 if console.is_some_and(|c| is_at(&path, c)) {
-                    p.console = uart(&path);
+                    p.console = device(&path);
                 }
             }
             Token::End => {
@@ -140,7 +140,7 @@ fn node_of_interest<'a>(p: &mut Platform<'a>, path: &Path<'a>) -> Result<(), Unu
             p.reserved.try_push(Reserved { region: region?, no_map }).map_err(|_| Unusable::TooMany)?;
         }
     } else if parent == b"cpus" && nature.device_type == b"cpu\0" {
-        read_cpu(p, node, path);
+        read_cpu(p, node, path)?;
     } else if parent == b"chosen" && nature.is(&["multiboot,module"]) {
         read_module(p, node, path, &nature);
     } else if path.len() == 2 && node.name == b"chosen" {
@@ -166,15 +166,24 @@ fn node_of_interest<'a>(p: &mut Platform<'a>, path: &Path<'a>) -> Result<(), Unu
     Ok(())
 }
 
-fn read_cpu<'a>(p: &mut Platform<'a>, node: &Node<'a>, path: &Path<'a>) {
+fn read_cpu<'a>(p: &mut Platform<'a>, node: &Node<'a>, path: &Path<'a>) -> Result<(), Unusable> {
     let cells = path.iter().nth_back(1).map_or(8, |cpus| cpus.cells().0);
-    let Some(mpidr) = node.property("reg").and_then(|r| number(r.get(..cells)?)) else { return };
-    if !node.is_enabled() {
-        return;
-    }
+    let Some(mpidr) = node.property("reg").and_then(|r| number(r.get(..cells)?)) else { return Ok(()) };
     let spins = node.text("enable-method") == Some("spin-table");
     let release = node.number("cpu-release-addr").filter(|_| spins);
-    let _more_than_we_manage = p.cpus.try_push(Cpu { mpidr, release });
+    // A disabled CPU that spins is there, and waits (DTSpec 3.8.1).
+    let waits = release.is_some() && node.text("status") == Some("disabled");
+    if !node.is_enabled() && !waits {
+        return Ok(());
+    }
+    if release.is_some_and(|at| !at.is_multiple_of(8)) {
+        return Err(Unusable::Value);
+    }
+    match p.cpus.try_push(Cpu { mpidr, release }) {
+        // More than we manage stay with the firmware. In a spin table they would be there for the host to start at EL2.
+        Err(_) if release.is_some() => Err(Unusable::TooMany),
+        _ => Ok(()),
+    }
 }
 
 /// A multiboot module (Xen's convention): `reg` is in the root's cells, `/chosen` has none of its own.
@@ -281,10 +290,37 @@ fn is_at(path: &Path<'_>, wanted: &str) -> bool {
         })
 }
 
-/// The last node as a UART.
-fn uart<'a>(path: &Path<'a>) -> Option<Uart<'a>> {
+/// The last node as a device.
+fn device<'a>(path: &Path<'a>) -> Option<Device<'a>> {
+    let node = path.last()?;
     let registers = registers(path).next()?.ok()?;
-    Some(Uart { compatible: path.last()?.property("compatible")?, registers })
+    let small = |name| node.number(name).and_then(|v| u32::try_from(v).ok());
+    let (shift, width) = (small("reg-shift"), small("reg-io-width"));
+    Some(Device { compatible: node.property("compatible")?, registers, shift, width })
+}
+
+/// The first device that works and is compatible with one of `names`, in a tree that [`check`](crate::check::check) has
+/// passed.
+pub fn find<'a>(tree: &'a [u8], names: &[&str]) -> Option<Device<'a>> {
+    let mut walk = Tokens::new(tree)?;
+    let mut path = Path::new();
+    while let Some(token) = walk.next() {
+        match token {
+            Token::Begin(name) => {
+                let node = Node { name, properties: walk.clone() };
+                let wanted = Nature::of(&node).is(names) && node.is_enabled();
+                path.try_push(node).ok()?;
+                if wanted {
+                    return device(&path);
+                }
+            }
+            Token::End => {
+                path.pop();
+            }
+            Token::Prop(..) => {}
+        }
+    }
+    None
 }
 
 #[cfg(test)]
@@ -312,7 +348,8 @@ mod tests {
     fn a_board_with_a_bus_has_its_addresses_translated_and_its_spin_table_found() {
         let tree = sample::raspi();
         let p = read(&tree).unwrap();
-        assert_eq!(p.console.unwrap().registers.base, 0xfe20_1000);
+        let uart = p.console.unwrap();
+        assert_eq!((uart.registers.base, uart.shift, uart.width), (0xfe20_1000, None, None));
         assert_eq!(p.cpus[1].release, Some(0xe0));
         assert_eq!(p.psci, None);
         assert_eq!(
@@ -322,6 +359,20 @@ mod tests {
                 gicv: Some(Region { base: 0xff84_6000, size: 0x2000 })
             }
         );
+    }
+
+    #[test]
+    fn a_device_is_found_by_what_it_is_compatible_with() {
+        let tree = sample::raspi();
+        let uart = find(&tree, &["ns16550", "brcm,bcm2835-aux-uart"]).unwrap();
+        assert_eq!(uart.registers, Region { base: 0xfe21_5040, size: 0x40 });
+        assert_eq!((uart.shift, uart.width), (Some(2), Some(4)));
+        assert_eq!(
+            find(&tree, &["arm,primecell"]).unwrap().registers.base,
+            0xfe20_1000,
+            "the one that works"
+        );
+        assert_eq!(find(&tree, &["arm"]), None);
     }
 
     #[test]

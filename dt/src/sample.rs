@@ -140,6 +140,19 @@ pub fn raspi() -> Vec<u8> {
                 .with("compatible", &b"arm,pl011\0arm,primecell\0"[..])
                 .with("reg", [0x7e20_1000u32, 0x200]),
         )
+        .over(
+            node("serial@7e215040")
+                .with("compatible", "brcm,bcm2835-aux-uart")
+                .with("reg-shift", 2u32)
+                .with("reg-io-width", 4u32)
+                .with("reg", [0x7e21_5040u32, 0x40]),
+        )
+        .over(
+            node("serial@7e201400")
+                .with("compatible", &b"arm,pl011\0arm,primecell\0"[..])
+                .with("status", "disabled")
+                .with("reg", [0x7e20_1400u32, 0x200]),
+        )
         .over(node("interrupt-controller@40041000").with("compatible", "arm,gic-400").with(
             "reg",
             [0x4004_1000u32, 0x1000, 0x4004_2000, 0x2000, 0x4004_4000, 0x2000, 0x4004_6000, 0x2000],

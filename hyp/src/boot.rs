@@ -5,8 +5,9 @@
 #![allow(unsafe_code)]
 
 use tenure_arch::{cpu, vectors};
-use tenure_boards::console::{Console, FALLBACK_PL011};
-use tenure_dt::{Platform, Region, check, read};
+use tenure_boards::console::{Console, FALLBACK_PL011, Place};
+use tenure_boards::power::{self, Power};
+use tenure_dt::{Device, Platform, Region, check, read};
 
 use crate::panic::refuse;
 use crate::{console, host, percpu, psci};
@@ -17,6 +18,7 @@ pub mod kernel;
 pub mod memory;
 pub mod mmu;
 pub mod pages;
+pub mod spin;
 pub mod tree;
 
 /// The only state to start in: EL2, with `HCR_EL2.E2H` = 0.
@@ -86,7 +88,7 @@ fn refuse_early(tree: u64, why: &str) -> ! {
     let platform = blob.filter(|b| check::check(b).is_ok()).and_then(|b| read::read(b).ok());
     let uart = platform.as_ref().and_then(|p| p.console);
     // SAFETY: the MMU is off (or was off at EL1), the tree says that the UART is there, and nobody else uses it.
-    let named = uart.and_then(|u| unsafe { Console::new(u.registers.base as usize, |n| u.is(n)) });
+    let named = uart.and_then(|u| unsafe { Console::new(uart_place(&u), |n| u.is(n)) });
     // SAFETY: as above, but on a guess: the one board that gives no clue. This CPU stops here in any case.
     let out = named.or_else(|| unsafe { Console::pl011(FALLBACK_PL011) });
     if let Some(mut out) = out {
@@ -119,10 +121,14 @@ fn start(blob: Region) -> ! {
         Ok(plan) => plan,
         Err(why) => refuse(format_args!("{why}")),
     };
+    let power = power_block(tree, &platform);
     if let Err(why) = memory::build(&platform, &plan) {
         refuse(format_args!("{why}"))
     }
-    psci::set_up(&platform);
+    psci::set_up(&platform, power);
+    if let Err(mpidr) = spin::collect(&platform) {
+        refuse(format_args!("the CPU with MPIDR {mpidr:#x} does not come out of its spin table"))
+    }
     let entry = match tree::place_host(tree, &platform, &plan) {
         Ok(entry) => entry,
         Err(why) => refuse(format_args!("{why}")),
@@ -151,10 +157,27 @@ fn use_console(platform: Option<&Platform<'_>>) {
     let base = registers.base as usize;
     console::set_up(match uart {
         // SAFETY: the tree says so, the registers are mapped as device memory, and only `console` has them.
-        Some(u) => unsafe { Console::new(base, |n| u.is(n)) },
+        Some(u) => unsafe { Console::new(uart_place(&u), |n| u.is(n)) },
         // SAFETY: a guess, as in `refuse_early`.
         None => unsafe { Console::pl011(base) },
     });
+}
+
+fn uart_place(uart: &Device<'_>) -> Place {
+    Place { base: uart.registers.base as usize, shift: uart.shift, width: uart.width }
+}
+
+/// The board's own power block, where its firmware offers no PSCI: found in the tree, and mapped.
+fn power_block(tree: &[u8], platform: &Platform<'_>) -> Option<Power> {
+    if platform.psci.is_some() {
+        return None;
+    }
+    let block = read::find(tree, &power::COMPATIBLE)?.registers;
+    if block.size < Power::SIZE || mmu::map(block.pages(), tenure_arch::stage1::Attr::Device, None).is_err() {
+        return None;
+    }
+    // SAFETY: the tree says so, and the registers are mapped as device memory.
+    Some(unsafe { Power::new(block.base as usize) })
 }
 
 /// Another CPU: its MMU is on, its stack set; `cpu` is its data.

@@ -42,6 +42,9 @@ pub fn set_up(console: Option<Console>) {
 /// Leaves the UART to the host: from here on, lines go to the ring only.
 pub fn hand_over() {
     OURS.store(false, Ordering::Relaxed);
+    if let Some(console) = CONSOLE.lock().as_mut() {
+        console.flush();
+    }
 }
 
 /// Writes one line.

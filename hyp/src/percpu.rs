@@ -36,6 +36,10 @@ pub struct Cpu {
     pub mpidr: AtomicU64,
     /// [`PowerState`], as a number.
     state: AtomicU8,
+    /// It is turned off by waiting in EL2, not by the firmware.
+    pub parks: AtomicBool,
+    /// It has come to EL2 at least once.
+    pub arrived: AtomicBool,
     /// Where the host wants it to start, once it is on.
     pub entry: AtomicU64,
     /// `x0` of the host at that place.
@@ -54,12 +58,14 @@ pub struct Cpu {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum PowerState {
-    /// With the firmware, or on the way there.
+    /// Parked in EL2, with the firmware, or on the way there.
     Off = 0,
+    /// Asked for; where it is to enter is still being written down.
+    Claimed = 1,
     /// Asked for, not yet here.
-    Pending = 1,
+    Pending = 2,
     /// Here.
-    On = 2,
+    On = 3,
 }
 
 /// The pages of one CPU.
@@ -88,10 +94,13 @@ pub static BOOT_CPU: Area = Area {
 pub const STACK_TOP: usize = offset_of!(Area, crash_guard);
 /// Offset of the stack's top in [`Cpu`], for the assembly.
 pub const CPU_STACK: usize = offset_of!(Cpu, stack_top);
+/// Offset of the MPIDR in [`Cpu`], for the assembly.
+pub const CPU_MPIDR: usize = offset_of!(Cpu, mpidr);
 /// Bytes of an area.
 pub const AREA_SIZE: u64 = size_of::<Area>() as u64;
 
-static CPUS: [AtomicPtr<Cpu>; MAX_CPUS] = [const { AtomicPtr::new(core::ptr::null_mut()) }; MAX_CPUS];
+/// The CPUs' data, null where there is none.
+pub static CPUS: [AtomicPtr<Cpu>; MAX_CPUS] = [const { AtomicPtr::new(core::ptr::null_mut()) }; MAX_CPUS];
 
 impl Cpu {
     const fn new() -> Self {
@@ -101,6 +110,8 @@ impl Cpu {
             index: AtomicUsize::new(0),
             mpidr: AtomicU64::new(0),
             state: AtomicU8::new(0),
+            parks: AtomicBool::new(false),
+            arrived: AtomicBool::new(false),
             entry: AtomicU64::new(0),
             context: AtomicU64::new(0),
             vttbr: AtomicU64::new(0),
@@ -124,7 +135,8 @@ impl Cpu {
     pub fn state(&self) -> PowerState {
         match self.state.load(Ordering::Acquire) {
             0 => PowerState::Off,
-            1 => PowerState::Pending,
+            1 => PowerState::Claimed,
+            2 => PowerState::Pending,
             _ => PowerState::On,
         }
     }
@@ -171,6 +183,7 @@ pub fn boot_area() -> u64 {
 pub fn set_up_boot_cpu() {
     let cpu = BOOT_CPU.set_up(0, sysreg::mpidr_el1() & sysreg::MPIDR_AFFINITY);
     make_current(cpu);
+    cpu.arrived.store(true, Ordering::Relaxed);
     cpu.set_state(PowerState::On);
 }
 

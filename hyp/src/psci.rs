@@ -1,12 +1,15 @@
-//! PSCI for the host (DEN0022): the board's firmware underneath, Tenure's entry point in between.
+//! PSCI for the host (DEN0022), on every board: the board's firmware underneath, or Tenure itself.
 //!
 //! A CPU that the host turns on comes to EL2 first, where every register is set again, and only then to the host. The
 //! firmware is called only where the board's own tree offered PSCI by SMC; without firmware at EL3 an SMC never returns.
+//! Elsewhere a CPU that is off waits in EL2 ([`park`]), and the board's own power block ends the machine.
 #![allow(unsafe_code)]
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use tenure_arch::{smc, sysreg};
+use spin::Once;
+use tenure_arch::{barrier, cpu, smc, sysreg};
+use tenure_boards::power::{End, Power};
 use tenure_dt::{Conduit, Platform};
 
 use crate::boot::head;
@@ -39,7 +42,16 @@ pub mod result {
     pub const ALREADY_ON: u64 = -4i64 as u64;
     pub const ON_PENDING: u64 = -5i64 as u64;
     pub const INTERNAL_FAILURE: u64 = -6i64 as u64;
+    pub const NOT_PRESENT: u64 = -7i64 as u64;
     pub const INVALID_ADDRESS: u64 = -9i64 as u64;
+}
+
+/// Answers of AFFINITY_INFO.
+#[allow(missing_docs, reason = "named as in DEN0022")]
+pub mod affinity {
+    pub const ON: u64 = 0;
+    pub const OFF: u64 = 1;
+    pub const ON_PENDING: u64 = 2;
 }
 
 /// PSCI 1.1.
@@ -55,9 +67,24 @@ static FIRMWARE: AtomicBool = AtomicBool::new(false);
 /// CPU_SUSPEND's flags, as the firmware tells them.
 static SUSPEND_FEATURES: AtomicU64 = AtomicU64::new(result::NOT_SUPPORTED);
 
-/// Notes what the board offers.
-pub fn set_up(platform: &Platform<'_>) {
-    if platform.psci != Some(Conduit::Smc) {
+/// The board's own way to end, where the firmware has none.
+static POWER: Once<Power> = Once::new();
+
+/// Polls that a power block has to do its work after it was told to.
+const POWER_PATIENCE: u32 = 1 << 26;
+
+/// Notes what the board offers. `power` is its own power block.
+pub fn set_up(platform: &Platform<'_>, power: Option<Power>) {
+    let firmware_starts_cpus = platform.psci == Some(Conduit::Smc);
+    for cpu in &platform.cpus {
+        if let Some(ours) = percpu::by_mpidr(cpu.mpidr) {
+            ours.parks.store(cpu.release.is_some() || !firmware_starts_cpus, Ordering::Relaxed);
+        }
+    }
+    if let Some(power) = power {
+        POWER.call_once(|| power);
+    }
+    if !firmware_starts_cpus {
         return;
     }
     FIRMWARE.store(true, Ordering::Relaxed);
@@ -125,24 +152,54 @@ fn cpu_on(mpidr: u64, entry: u64, context: u64) -> u64 {
     if !is_entry(entry) {
         return result::INVALID_ADDRESS;
     }
-    if !cpu.change_state(PowerState::Off, PowerState::Pending) {
+    let parks = cpu.parks.load(Ordering::Relaxed);
+    if parks && !cpu.arrived.load(Ordering::Acquire) {
+        return result::NOT_PRESENT;
+    }
+    if !cpu.change_state(PowerState::Off, PowerState::Claimed) {
         return if cpu.state() == PowerState::On { result::ALREADY_ON } else { result::ON_PENDING };
     }
     cpu.entry.store(entry, Ordering::Relaxed);
-    cpu.context.store(context, Ordering::Release);
+    cpu.context.store(context, Ordering::Relaxed);
+    cpu.set_state(PowerState::Pending);
+    if parks {
+        // The state is to be seen by whoever wakes.
+        barrier::dsb_ish();
+        cpu::send_event();
+        return result::SUCCESS;
+    }
     let on = u64::from(id::CPU_ON | id::SMC64);
-    let [status, ..] = firmware([on, mpidr, head::secondary_entry(), cpu as *const Cpu as u64, 0, 0, 0, 0]);
+    let [status, ..] = firmware([on, mpidr, head::secondary_entry(), 0, 0, 0, 0, 0]);
     if status != result::SUCCESS {
         cpu.set_state(PowerState::Off);
     }
     status
 }
 
-/// A CPU of ours has come, from CPU_ON or from a power-down: on to the host.
+/// A CPU of ours has come: from a spin table, where it waits for the host's wish; from CPU_ON or a power-down: on to the
+/// host.
 pub fn arrived(cpu: &'static Cpu) -> ! {
+    if !cpu.arrived.swap(true, Ordering::AcqRel) && cpu.parks.load(Ordering::Relaxed) {
+        park(cpu)
+    }
+    enter(cpu)
+}
+
+fn enter(cpu: &'static Cpu) -> ! {
+    let entry = cpu.entry.load(Ordering::Relaxed);
+    let context = cpu.context.load(Ordering::Relaxed);
     cpu.set_state(PowerState::On);
-    let context = cpu.context.load(Ordering::Acquire);
-    host::enter(cpu.entry.load(Ordering::Relaxed), context)
+    host::enter(entry, context)
+}
+
+/// Waits in EL2, out of the host's reach, until the host wants this CPU (again).
+///
+/// Interrupts stay masked, so what is pending neither is taken nor ends the wait.
+fn park(cpu: &'static Cpu) -> ! {
+    while cpu.state() != PowerState::Pending {
+        cpu::wait_for_event();
+    }
+    enter(cpu)
 }
 
 /// CPU_OFF: returns only if the firmware refuses.
@@ -150,6 +207,9 @@ fn cpu_off() -> u64 {
     let cpu = percpu::this();
     calls::leave_cpu();
     cpu.set_state(PowerState::Off);
+    if cpu.parks.load(Ordering::Relaxed) {
+        park(cpu)
+    }
     let [status, ..] = firmware([u64::from(id::CPU_OFF), 0, 0, 0, 0, 0, 0, 0]);
     cpu.set_state(PowerState::On);
     status
@@ -171,8 +231,7 @@ fn cpu_suspend(function: u32, power_state: u64, entry: u64, context: u64) -> u64
     cpu.entry.store(entry, Ordering::Relaxed);
     cpu.context.store(context, Ordering::Release);
     let suspend = u64::from(id::CPU_SUSPEND | id::SMC64);
-    let [status, ..] =
-        firmware([suspend, power_state, head::secondary_entry(), cpu as *const Cpu as u64, 0, 0, 0, 0]);
+    let [status, ..] = firmware([suspend, power_state, head::secondary_entry(), 0, 0, 0, 0, 0]);
     status
 }
 
@@ -181,7 +240,11 @@ fn affinity_info(mpidr: u64, level: u64) -> u64 {
     match percpu::by_mpidr(mpidr) {
         Some(_) if level != 0 => result::INVALID_PARAMETERS,
         None => result::INVALID_PARAMETERS,
-        Some(cpu) if cpu.state() == PowerState::Pending => 2,
+        Some(cpu) if matches!(cpu.state(), PowerState::Claimed | PowerState::Pending) => affinity::ON_PENDING,
+        Some(cpu) if cpu.parks.load(Ordering::Relaxed) => match cpu.state() {
+            PowerState::On => affinity::ON,
+            _ => affinity::OFF,
+        },
         // The firmware knows when a CPU is really off.
         Some(_) => firmware([u64::from(id::AFFINITY_INFO | id::SMC64), mpidr, 0, 0, 0, 0, 0, 0])[0],
     }
@@ -191,6 +254,13 @@ fn affinity_info(mpidr: u64, level: u64) -> u64 {
 fn system(function: u32) -> u64 {
     if !calls::end_all() {
         log::warn!("the host may not go: a vCPU does not come back");
+        return result::INTERNAL_FAILURE;
+    }
+    if let Some(power) = POWER.get() {
+        power.end(if function == id::SYSTEM_OFF { End::Off } else { End::Reset });
+        for _ in 0..POWER_PATIENCE {
+            core::hint::spin_loop();
+        }
         return result::INTERNAL_FAILURE;
     }
     let [status, ..] = firmware([u64::from(function), 0, 0, 0, 0, 0, 0, 0]);

@@ -2,7 +2,8 @@
 #![allow(unsafe_code)]
 
 use core::arch::global_asm;
-use tenure_arch::stage1;
+use tenure_arch::{stage1, sysreg};
+use tenure_dt::platform::MAX_CPUS;
 
 use crate::percpu;
 
@@ -12,6 +13,10 @@ global_asm!(include_str!("head.s"),
     early = sym super::early,
     secondary = sym super::secondary,
     root = sym super::mmu::ROOT,
+    cpus = sym percpu::CPUS,
+    max_cpus = const MAX_CPUS,
+    cpu_mpidr = const percpu::CPU_MPIDR,
+    affinity_lo = const sysreg::MPIDR_AFFINITY & 0xffff_ffff,
     cpu_stack = const percpu::CPU_STACK,
     mair = const stage1::MAIR,
     tcr_lo = const stage1::tcr(0) & 0xffff,
@@ -45,7 +50,7 @@ pub unsafe fn enter_el1(entry: u64, x0: u64, stack_top: u64) -> ! {
     unsafe { tenure_enter_el1(entry, x0, tenure_arch::host::SPSR_EL1H_MASKED, stack_top) }
 }
 
-/// Where the firmware is to start another CPU of ours.
+/// Where the firmware is to start another CPU of ours; no argument is needed.
 pub fn secondary_entry() -> u64 {
     tenure_secondary as *const () as u64
 }

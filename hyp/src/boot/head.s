@@ -117,23 +117,37 @@ tenure_mmu_on:
     isb
     ret
 
-// Another CPU, from the firmware (or from a power-down): x0 = its per-CPU data.
+// Another CPU: from the firmware, from a spin table, or from a power-down. A spin table gives it no argument, so it is
+// known by its MPIDR. The table of CPUs was written through the caches, so it is read with them on.
     .global tenure_secondary
 tenure_secondary:
     msr     daifset, #0xf
     msr     spsel, #1
-    mov     x19, x0
     bl      el2_reset
     adrp    x0, {root}
     add     x0, x0, :lo12:{root}
     bl      tenure_mmu_on
-    ldr     x1, [x19, #{cpu_stack}]
+    mrs     x1, mpidr_el1
+    mov     x2, #{affinity_lo}
+    movk    x2, #0xff, lsl #32
+    and     x1, x1, x2
+    adrp    x2, {cpus}
+    add     x2, x2, :lo12:{cpus}
+    add     x3, x2, #({max_cpus} * 8)
+7:  cmp     x2, x3
+    b.hs    8f                          // not a CPU of the device tree
+    ldr     x0, [x2], #8
+    cbz     x0, 7b
+    ldr     x4, [x0, #{cpu_mpidr}]
+    cmp     x4, x1
+    b.ne    7b
+    ldr     x1, [x0, #{cpu_stack}]
     mov     sp, x1
     mov     x29, xzr
     mov     x30, xzr
-    mov     x0, x19
     bl      {secondary}
-    b       .
+8:  wfe
+    b       8b
 
 // Enters EL1 for the first time. x0: entry point, x1: its x0, x2: SPSR, x3: top of this CPU's EL2 stack.
     .global tenure_enter_el1

@@ -196,6 +196,12 @@ fn map_ram(platform: &Platform<'_>, plan: &Plan, pages: &mut Pages) -> Result<()
             mmu::map(Region::between(at, bank.end()), Attr::Data, Some(pages))?;
         }
     }
+    // A spin table may lie in memory that is never to be mapped otherwise, or outside RAM.
+    for release in platform.cpus.iter().filter_map(|c| c.release) {
+        if !mmu::is_readable(release) {
+            mmu::map(Region { base: release, size: 8 }.pages(), Attr::Data, Some(pages))?;
+        }
+    }
     Ok(())
 }
 
