@@ -1,8 +1,10 @@
 //! The host's calls that give, take and declare memory.
 
+use alloc::collections::BTreeSet;
+
 use tenure_abi::flags::status;
-use tenure_abi::page::State;
-use tenure_abi::{Reply, Status, reply};
+use tenure_abi::page::{GUEST_LEAVES, State};
+use tenure_abi::{MAX_ATOMIC_PAGES, Reply, Status, reply};
 
 use super::{Block, CHUNK, Expect, Frame, Model, kind_of};
 
@@ -108,6 +110,11 @@ impl Model {
             return Expect::refused(Status::Invalid);
         }
         let frame_at = |model: &Self, gfn: u64| model.vms.get(&vm)?.addresses.get(&gfn)?.frame;
+        // A frame that stands at two addresses is one page: the call ends before the second.
+        let mut seen = BTreeSet::new();
+        let again = (0..count.min(MAX_ATOMIC_PAGES))
+            .find(|index| frame_at(self, gfn + index).is_some_and(|pfn| !seen.insert(pfn)));
+        let count = again.unwrap_or(count);
         let reply = self.range(
             count,
             |model, index| {
@@ -170,7 +177,11 @@ impl Model {
             };
             let block = match frame.state {
                 State::Poison => (Status::Poisoned, reply::STATE),
-                State::Host if !protected && !frame.firmware => continue,
+                State::Host if !protected && !frame.firmware => match frame.guest_leaves < GUEST_LEAVES.max()
+                {
+                    true => continue,
+                    false => (Status::Busy, reply::COUNT_LIMIT),
+                },
                 State::Shared if frame.owner == Some(vm) && frame.guest_leaves == 0 => continue,
                 _ => (Status::Denied, reply::STATE),
             };

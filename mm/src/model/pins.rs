@@ -177,11 +177,12 @@ impl Model {
     /// DMA pins that it has (U6).
     pub fn dma_map(&mut self, pfn: u64) -> bool {
         let Some(frame) = self.frames.get_mut(&pfn) else { return false };
-        let may = match frame.state {
-            State::Host | State::Shared => true,
-            State::Draining => frame.dma_pins > 0,
-            _ => false,
-        };
+        let may = frame.dma_leaves < page::DMA_LEAVES.max()
+            && match frame.state {
+                State::Host | State::Shared => true,
+                State::Draining => frame.dma_pins > 0,
+                _ => false,
+            };
         frame.dma_leaves += u64::from(may);
         may
     }
@@ -204,7 +205,9 @@ impl Model {
     pub fn hyp_pin(&mut self, pfn: u64, on: bool) -> bool {
         let Some(frame) = self.frames.get_mut(&pfn) else { return false };
         match on {
-            true if frame.state == State::Host => frame.hyp_pins += 1,
+            true if frame.state == State::Host && frame.hyp_pins < page::HYP_PINS.max() => {
+                frame.hyp_pins += 1
+            }
             false if frame.hyp_pins > 0 => frame.hyp_pins -= 1,
             _ => return false,
         }

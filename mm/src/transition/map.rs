@@ -103,19 +103,26 @@ impl<'a, M: Machine> Mm<'a, M> {
     }
 
     /// Drops guest leaves; the addresses keep their status. Never of a private page of an active protected VM. All of
-    /// the first 512, or none.
+    /// the first 512, or none; a frame that stands at two addresses of a plain VM ends the call before the second.
     #[inline(never)]
     pub fn guest_unmap(&self, vm: &Vm, gfn: Gfn, count: u64) -> Reply {
         if checked_end(gfn.0, count, GUEST_FRAMES).is_none() {
             return Reply::refused(Status::Invalid);
         }
-        let count = count.min(MAX_ATOMIC_PAGES);
+        let mut count = count.min(MAX_ATOMIC_PAGES);
         let Some(root) = vm.root() else { return Reply::done(count) };
         let mut cursor = Cursor::new(root);
         let mut held = Held::new();
         let mut mapped = [0u64; (MAX_ATOMIC_PAGES / 64) as usize];
         for index in 0..count {
             let verdict = match self.look(&mut cursor, gfn.offset(index)) {
+                // Frozen by this very call: it goes in the next.
+                Ok(Seen::Frame { word, frame, .. })
+                    if word.is_frozen() && held.iter().any(|page| page.frame() == frame) =>
+                {
+                    count = index;
+                    break;
+                }
                 Ok(Seen::Frame { cell, word, frame }) => state::unmap_guest(word, vm.slot(), vm.is_sealed())
                     .and_then(|_| hold(&mut held, cell, frame, word, word)),
                 Ok(Seen::Empty(_)) => continue,

@@ -1,0 +1,530 @@
+//! Lines of the requirements that need a test of their own, each named after what must hold.
+#![cfg(not(loom))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test stops where it fails")]
+
+mod world;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use tenure_abi::flags::{pin, query, status, unshare, vm as vm_flags};
+use tenure_abi::page::{self, State};
+use tenure_abi::{Reply, Status, reply};
+use tenure_mm::fake::{Access as Kind, Event, on_cpu};
+use tenure_mm::model::Touch;
+use tenure_mm::{Access, Gfn, GuestFault, HostFault, Ipa, Pfn, Unshare, Vmid, audit};
+use world::{Layout, World};
+
+const PROTECTED: u64 = vm_flags::PROTECTED | vm_flags::RIGHT_REVOKE;
+const PLAIN: u64 = vm_flags::RIGHT_REVOKE;
+
+fn blocked(status: Status, first: u64, mask: u64) -> Option<Reply> {
+    Some(Reply::blocked(status, first, mask))
+}
+
+type Lie = fn(&mut World) -> Pfn;
+
+/// S2: an audit that finds nothing must be able to find something.
+#[test]
+fn the_audit_finds_every_lie_about_leaves() {
+    let lies: [(&str, Lie); 6] = [
+        ("a guest leaf too many", |world| {
+            let page = world.frame(8);
+            let cell = world.mm.frames().word(page).unwrap();
+            cell.init(cell.load().add_guest_leaf().unwrap());
+            page
+        }),
+        ("a guest leaf too few", |world| {
+            let page = world.frame(8);
+            let cell = world.mm.frames().word(page).unwrap();
+            cell.init(cell.load().remove_guest_leaf().unwrap());
+            page
+        }),
+        ("a host leaf that no word tells of", |world| {
+            let page = world.frame(9);
+            world.share(0, 1, 1);
+            world.host_read(page);
+            let cell = world.mm.frames().word(page).unwrap();
+            cell.init(cell.load().with_host_leaf(false));
+            page
+        }),
+        ("another owner than the one whose table maps it", |world| {
+            let page = world.frame(8);
+            let cell = world.mm.frames().word(page).unwrap();
+            cell.init(cell.load().with_state(State::Private, tenure_mm::Slot(2)));
+            page
+        }),
+        ("a scrap leaf that no word tells of", |world| {
+            let page = world.frame(9);
+            world.share(0, 1, 1);
+            world.pin_cpu(page);
+            world.unshare(0, 1, 1, unshare::REVOKE);
+            assert_eq!(world.touch(page, None).0, Touch::Scrap);
+            let cell = world.mm.frames().word(page).unwrap();
+            cell.init(cell.load().with_redirection(false));
+            page
+        }),
+        ("a word left frozen", |world| {
+            let page = world.frame(8);
+            let cell = world.mm.frames().word(page).unwrap();
+            std::mem::forget(cell.freeze(page, cell.load(), cell.load()).unwrap());
+            page
+        }),
+    ];
+    for (what, lie) in lies {
+        let mut world = World::with_guest(PROTECTED);
+        assert_eq!(audit::audit(world.mm), Vec::<String>::new());
+        let page = lie(&mut world);
+        let faults = audit::audit(world.mm);
+        assert!(faults.iter().any(|fault| fault.contains(&format!("{page:?}"))), "{what}: {faults:?}");
+        assert!(!world.violations().is_empty() || what.contains("owner"), "{what}: the machine sees nothing");
+    }
+}
+
+/// S4: guest leaves, DMA leaves and the hypervisor's pins, as pins of the host.
+#[test]
+fn every_count_refuses_at_its_limit() {
+    let mut world = World::new(Layout { frames: 64, ..Layout::default() });
+    world.furnish(0, PLAIN, 0);
+    let page = world.frame(60);
+    let limit = page::GUEST_LEAVES.max();
+    for gfn in 0..limit {
+        assert_eq!(world.guest_map(0, 100 + gfn, page, 1), Some(Reply::done(1)));
+    }
+    assert_eq!(world.guest_map(0, 100 + limit, page, 1), blocked(Status::Busy, 0, reply::COUNT_LIMIT));
+    assert_eq!(world.word(page).guest_leaves(), limit);
+    // One frame at two addresses: one call for each, and no refusal that would last for ever.
+    for gfn in 0..limit {
+        assert_eq!(world.guest_unmap(0, 100 + gfn, limit - gfn), Some(Reply::done(1)));
+    }
+    assert_eq!(world.word(page).guest_leaves(), 0);
+
+    let limit = page::DMA_LEAVES.max();
+    (0..limit).for_each(|_| assert!(world.dma_map(page)));
+    assert!(!world.dma_map(page));
+    assert_eq!(world.word(page).dma_leaves(), limit);
+    (0..limit).for_each(|_| assert_eq!(world.dma_unmap(page).reply, Reply::done(1)));
+    assert_eq!(world.dma_unmap(page).reply.status, Status::Denied);
+
+    let limit = page::HYP_PINS.max();
+    (0..limit).for_each(|_| assert!(world.mm.hyp_pin(page).is_ok()));
+    assert!(world.mm.hyp_pin(page).is_err());
+    assert_eq!(world.word(page).hyp_pins(), limit);
+    (0..limit).for_each(|_| assert!(world.mm.hyp_unpin(page).is_ok()));
+    assert!(world.mm.hyp_unpin(page).is_err());
+    world.verify("limits");
+}
+
+/// S7, scenario 1 with eight vCPUs: seven of them and the host only look.
+#[test]
+fn scenario_01_eight_vcpus_that_look_never_make_a_conversion_fail() {
+    let world = World::with_guest(PROTECTED);
+    let (mm, handle, page) = (world.mm, world.handles[&0], world.frame(8));
+    let (stop, looks) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for cpu in 1..8usize {
+            let (stop, looks) = (&stop, &looks);
+            scope.spawn(move || {
+                on_cpu(cpu, || {
+                    let vm = mm.vm(handle).unwrap();
+                    while !stop.load(Ordering::Relaxed) {
+                        assert_eq!(mm.guest_fault(&vm, Ipa(0)), GuestFault::Resume);
+                        let seen = mm.query_guest(&vm, Gfn(0), query::UNSHARE).unwrap();
+                        assert!(matches!(seen.reply.status, Status::Success | Status::Retry));
+                        assert_eq!(mm.query(page).unwrap().guest_leaves(), 1);
+                        looks.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            });
+        }
+        let vm = mm.vm(handle).unwrap();
+        for round in 0.. {
+            assert_eq!(mm.guest_share(&vm, Gfn(0), 4), Reply::done(4), "round {round}");
+            assert_eq!(mm.guest_unshare(&vm, Gfn(0), 4, Unshare::default()), Reply::done(4), "round {round}");
+            if round >= 300 && looks.load(Ordering::Relaxed) > 2000 {
+                break;
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(world.violations(), Vec::<String>::new());
+}
+
+/// U4: the first 512 pages or none, then the rest; the lowest page that blocks is named, with its own index.
+#[test]
+fn a_range_beyond_512_pages_is_done_in_calls_of_512() {
+    let mut world = World::new(Layout { frames: 700, ..Layout::default() });
+    world.create(0, PROTECTED);
+    world.topup(Some(0), world.frame(0), 8);
+    world.set_status(0, 0, 640, status::PRIVATE);
+    for at in (0..640).step_by(32) {
+        assert_eq!(world.donate(0, at, world.frame(40 + at), 32, status::PRIVATE), Some(Reply::done(32)));
+    }
+    world.activate(0);
+    assert_eq!(world.share(0, 0, 640), Some(Reply::done(512)));
+    assert_eq!(world.state(world.frame(40 + 511)), State::Shared);
+    assert_eq!(world.state(world.frame(40 + 512)), State::Private);
+    assert_eq!(world.share(0, 512, 128), Some(Reply::done(128)));
+    // Blocked beyond the first 512: they are done, and the next call names the page.
+    world.pin_cpu(world.frame(40 + 600));
+    assert_eq!(world.unshare(0, 0, 640, 0), Some(Reply::done(512)));
+    assert_eq!(world.unshare(0, 512, 128, 0), blocked(Status::Busy, 88, reply::CPU_PIN));
+    // Blocked at the last of them: none is done.
+    world.share(0, 0, 512);
+    world.pin_cpu(world.frame(40 + 511));
+    assert_eq!(world.unshare(0, 0, 640, 0), blocked(Status::Busy, 511, reply::CPU_PIN));
+    assert_eq!(world.state(world.frame(40)), State::Shared);
+    // With two in the way, the lower.
+    world.host_read(world.frame(40 + 7));
+    assert_eq!(world.unshare(0, 0, 640, 0), blocked(Status::Retry, 7, reply::HOST_LEAF));
+}
+
+/// U6.
+#[test]
+fn a_draining_page_takes_a_dma_leaf_only_under_a_dma_pin() {
+    for (kind, may) in [(pin::CPU, false), (pin::DMA, true)] {
+        let mut world = World::with_guest(PROTECTED);
+        let page = world.frame(8);
+        world.share(0, 0, 1);
+        world.pin(page, 1, kind);
+        world.unshare(0, 0, 1, unshare::DRAIN);
+        assert_eq!(world.dma_map(page), may);
+        let last = world.unpin(page, 1, kind);
+        // What is left of the device's use keeps it draining; its end ends the drain.
+        assert_eq!(last.drained, u64::from(!may));
+        if may {
+            assert_eq!(world.state(page), State::Draining);
+            assert_eq!(world.dma_unmap(page).drained, 1);
+        }
+        assert_eq!(world.state(page), State::Private);
+    }
+}
+
+/// U6: a drain under way, and DRAIN with REVOKE, which drains; a later REVOKE revokes.
+#[test]
+fn drain_with_revoke_drains_and_a_later_revoke_revokes() {
+    let mut world = World::with_guest(PROTECTED);
+    let page = world.frame(8);
+    world.share(0, 0, 1);
+    world.guest(0, 0, Some(0x5ec)).unwrap();
+    world.pin_cpu(page);
+    let both = unshare::DRAIN | unshare::REVOKE;
+    assert_eq!(world.unshare(0, 0, 1, both).unwrap().status, Status::Pending);
+    assert_eq!(world.touch(page, None), (Touch::Frame, Some(0x5ec)));
+    assert_eq!(world.unshare(0, 0, 1, unshare::REVOKE), Some(Reply::done(1)));
+    assert_eq!(world.touch(page, None), (Touch::Scrap, Some(0)));
+    let late = world.unpin_cpu(page);
+    assert_eq!((late.reply, late.drained), (Reply::done(1), 0), "the drain has ended once");
+}
+
+/// U7.
+#[test]
+fn what_is_shared_with_the_host_is_never_executable_for_it() {
+    let mut world = World::with_guest(PROTECTED);
+    let page = world.frame(8);
+    let fetches = |world: &World| world.fake().reachable(Vmid::HOST, Ipa(page.base().0), Kind::Exec);
+    world.share(0, 0, 1);
+    let fetch = Access { write: false, execute: true };
+    assert_eq!(world.mm.host_fault(page.base(), fetch), HostFault::Abort);
+    for by_touch in [true, false] {
+        if by_touch {
+            assert_eq!(world.touch(page, None).0, Touch::Frame);
+        } else {
+            assert_eq!(world.host_map(page, 1), Reply::done(1));
+        }
+        assert!(world.word(page).has_host_leaf());
+        assert_eq!(fetches(&world), vec![]);
+        assert_eq!(world.mm.host_fault(page.base(), fetch), HostFault::Abort);
+        assert_eq!(world.host_unmap(page, 1), Reply::done(1));
+    }
+    // Nor is the scrap that stands in for it, nor what stays with a holder when the guest has left.
+    world.pin_cpu(page);
+    world.unshare(0, 0, 1, unshare::REVOKE);
+    assert_eq!(world.touch(page, None).0, Touch::Scrap);
+    assert_eq!(fetches(&world), vec![]);
+    world.relinquish(0, 0, 1);
+    assert_eq!(world.touch(page, None).0, Touch::Frame);
+    assert_eq!(fetches(&world), vec![]);
+    world.unpin_cpu(page);
+    // It is the host's again, to run what it likes.
+    assert_eq!(world.mm.host_fault(page.base(), fetch), HostFault::Resume);
+    assert!(!fetches(&world).is_empty());
+}
+
+/// U8: every way out, and ZERO, to those who see memory and to those who see it behind the caches.
+#[test]
+fn zero_is_honoured_and_every_way_out_of_a_guest_scrubs() {
+    let secret = |world: &mut World, gfn| {
+        world.guest(0, gfn, Some(0x5ec)).unwrap();
+    };
+    for mapped in [false, true] {
+        let mut world = World::with_guest(PROTECTED);
+        world.share(0, 0, 4);
+        for gfn in 0..4 {
+            secret(&mut world, gfn);
+        }
+        if mapped {
+            assert_eq!(world.host_read(world.frame(8)), Some(0x5ec));
+            assert_eq!(world.consent(0, 0, 4, unshare::ZERO), Some(Reply::done(4)));
+        } else {
+            assert_eq!(world.unshare(0, 0, 4, unshare::ZERO), Some(Reply::done(4)));
+        }
+        assert!((8..12).all(|number| world.fake().is_scrubbed(world.frame(number))));
+        // A page that was private already keeps what the guest has in it.
+        secret(&mut world, 0);
+        assert_eq!(world.unshare(0, 0, 1, unshare::ZERO), Some(Reply::done(1)));
+        assert_eq!(world.guest(0, 0, None), Ok(0x5ec));
+        // Relinquish, private and shared; reclaim.
+        secret(&mut world, 1);
+        world.share(0, 1, 1);
+        secret(&mut world, 1);
+        assert_eq!(world.relinquish(0, 0, 2), Some(Reply::done(2)));
+        world.share(0, 2, 1);
+        secret(&mut world, 2);
+        world.guest_unmap(0, 2, 1);
+        assert_eq!(world.reclaim(0, world.frame(10), 1), Some(Reply::done(1)));
+        for number in 8..11 {
+            assert!(world.fake().is_scrubbed(world.frame(number)), "frame {number}");
+            assert_eq!(world.host_read(world.frame(number)), Some(0));
+        }
+    }
+}
+
+/// F3: each thing that can stand in the way of a punched hole, by its own name; the status of the address survives.
+#[test]
+fn reclaim_of_a_live_guests_page_names_what_blocks_it_and_keeps_the_status() {
+    for shared in [true, false] {
+        let mut world = World::with_guest(PROTECTED);
+        let page = world.frame(8);
+        if !shared {
+            assert_eq!(world.reclaim(0, page, 1), blocked(Status::Denied, 0, reply::STATE));
+            assert_eq!(world.guest_unmap(0, 0, 1), blocked(Status::Denied, 0, reply::STATE));
+            continue;
+        }
+        world.share(0, 0, 1);
+        assert_eq!(world.reclaim(0, page, 1), blocked(Status::Retry, 0, reply::GUEST_LEAF));
+        world.guest_unmap(0, 0, 1);
+        assert!(world.dma_map(page));
+        assert_eq!(world.reclaim(0, page, 1), blocked(Status::Retry, 0, reply::DMA_LEAF));
+        world.dma_unmap(page);
+        for (kind, mask) in [(pin::CPU, reply::CPU_PIN), (pin::DMA, reply::DMA_PIN)] {
+            world.pin(page, 1, kind);
+            assert_eq!(world.reclaim(0, page, 1), blocked(Status::Busy, 0, mask));
+            world.unpin(page, 1, kind);
+        }
+        // The host's own leaf does not keep it from itself.
+        assert_eq!(world.host_read(page), Some(0));
+        assert_eq!(world.reclaim(0, page, 1), Some(Reply::done(1)));
+        assert_eq!(world.guest(0, 0, None), Err(GuestFault::Populate(status::SHARED)));
+    }
+    // Of a plain VM, private memory too; its address stays private.
+    let mut world = World::with_guest(PLAIN);
+    world.guest_unmap(0, 0, 1);
+    assert_eq!(world.reclaim(0, world.frame(8), 1), Some(Reply::done(1)));
+    assert_eq!(world.guest(0, 0, None), Err(GuestFault::Populate(status::PRIVATE)));
+}
+
+/// F6: in this order, at every step of it: the host's way is gone, the frame is scrubbed, the guest's leaf appears.
+#[test]
+fn the_hosts_mapping_is_gone_before_the_guests_appears() {
+    let mut world = World::with_guest(PROTECTED);
+    let (mm, page) = (world.mm, world.frame(20));
+    assert!(world.host_write(page, 0x5ec));
+    let (scrubs, leaves) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let (seen_scrubs, seen_leaves) = (scrubs.clone(), leaves.clone());
+    world.fake().interfere(Some(Arc::new(move |event: &Event| {
+        let gone = || {
+            let ways = [Kind::Read, Kind::Write, Kind::Exec];
+            ways.iter().all(|kind| mm.machine().reachable(Vmid::HOST, Ipa(page.base().0), *kind).is_empty())
+        };
+        match *event {
+            Event::Scrub { frame, .. } if frame == page => {
+                assert!(gone(), "the host may still write to what is being scrubbed");
+                scrubs.fetch_add(1, Ordering::SeqCst);
+            }
+            Event::Write { new, .. } if new & 1 == 1 && new & 0xffff_ffff_f000 == page.base().0 => {
+                assert!(gone(), "host and guest have the page at the same time");
+                assert_eq!(scrubs.load(Ordering::SeqCst), 1, "the guest's leaf comes before the scrub");
+                leaves.fetch_add(1, Ordering::SeqCst);
+            }
+            _ => (),
+        }
+    })));
+    let reply = world.donate(0, 8, page, 1, status::PRIVATE);
+    world.fake().interfere(None);
+    assert_eq!(reply, Some(Reply::done(1)));
+    assert_eq!((seen_scrubs.load(Ordering::SeqCst), seen_leaves.load(Ordering::SeqCst)), (1, 1));
+    assert_eq!(world.guest(0, 8, None), Ok(0));
+}
+
+/// B1: with pools of every size from nothing up, each call is done or answers NO_MEMORY without a trace (the world
+/// compares); topped up by what it lacks, the same call succeeds.
+#[test]
+fn a_failed_allocation_at_each_site_leaves_no_trace_and_the_same_call_succeeds_later() {
+    let mut shortages = 0;
+    for (pages, spare, blocks) in
+        (0..8).map(|pages| (pages, 4, false)).chain((0..6).map(|spare| (16, spare, true)))
+    {
+        let frames = if blocks { 1536 } else { 128 };
+        let mut world = World::new(Layout { frames, spare, blocks });
+        let base = if blocks { 1024 } else { 64 };
+        world.create(0, PROTECTED);
+        let mut next = 0;
+        // Tops up whichever pool is short, a page at a time.
+        let mut insist = |world: &mut World, what: &str, act: &dyn Fn(&mut World) -> Option<Reply>| {
+            for _ in 0..12 {
+                let reply = act(world).unwrap();
+                if reply.status != Status::NoMemory {
+                    assert_eq!(reply.status, Status::Success, "{what} with {pages} pages: {reply}");
+                    return;
+                }
+                shortages += 1;
+                let vm = (reply.mask & reply::VM_POOL != 0).then_some(0);
+                let page = world.frame(next);
+                next += 1;
+                let topup = world.topup(vm, page, 1).unwrap();
+                if topup.status == Status::NoMemory {
+                    // The host's own pool is short: its reserve is for this.
+                    let page = world.frame(next);
+                    next += 1;
+                    assert_eq!(world.topup(None, page, 1), Some(Reply::done(1)));
+                }
+            }
+            panic!("{what} with {pages} pages never succeeds");
+        };
+        for _ in 0..pages {
+            insist(&mut world, "POOL_TOPUP", &|world| {
+                let free = (32..64).map(|number| world.frame(number));
+                let page = free.into_iter().find(|page| world.state(*page) == State::Host).unwrap();
+                world.topup(Some(0), page, 1)
+            });
+        }
+        insist(&mut world, "SET_STATUS", &|world| world.set_status(0, 500, 24, status::SHARED));
+        insist(&mut world, "DONATE", &|world| world.donate(0, 508, world.frame(base), 8, status::SHARED));
+        insist(&mut world, "CONVERT", &|world| world.convert(0, 508, 1, status::PRIVATE));
+        insist(&mut world, "CONVERT of an empty page", &|world| world.convert(0, 501, 1, status::PRIVATE));
+        insist(&mut world, "VM_ACTIVATE", &|world| world.activate(0));
+        insist(&mut world, "UNSHARE", &|world| world.unshare(0, 508, 8, 0));
+        insist(&mut world, "UNSHARE of empty pages", &|world| world.unshare(0, 516, 4, 0));
+        insist(&mut world, "POISON", &|world| Some(world.poison(world.frame(base + 40))));
+        world.destroy(0);
+        let kept = world.model.totals()[&(State::Hyp as u8)];
+        let host_pool = world.mm.pool_info(None).1;
+        assert!(kept >= world.boot_pages && host_pool <= kept, "{kept} kept, {host_pool} in the host's pool");
+    }
+    assert!(shortages > 10, "only {shortages} shortages");
+}
+
+/// B5: after a panic of the host its crash kernel may look at all of RAM: zeros, read-only, and nothing is lost.
+#[test]
+fn after_a_panic_foreign_ram_reads_zero_and_nothing_can_be_written() {
+    let mut world = World::with_guest(PROTECTED);
+    world.guest(0, 0, Some(0x5ec)).unwrap();
+    world.share(0, 1, 1);
+    world.guest(0, 1, Some(0x0de)).unwrap();
+    let (private, shared, pool) = (world.frame(8), world.frame(9), world.frame(0));
+    world.mm.enter_panic_mode();
+    for page in [private, pool] {
+        let look = Access { write: false, execute: false };
+        assert_eq!(world.mm.host_fault(page.base(), look), HostFault::Resume);
+        assert_eq!(world.fake().host_read(page, world::WORD), Some(0), "{page:?}");
+        assert!(!world.fake().host_write(page, world::WORD, 1));
+        let fetch = Access { write: false, execute: true };
+        assert_eq!(world.mm.host_fault(page.base(), fetch), HostFault::Abort);
+    }
+    assert_eq!(world.mm.host_fault(shared.base(), Access::default()), HostFault::Resume);
+    let dumped = world.fake().host_read(shared, world::WORD);
+    assert_eq!(dumped, Some(0x0de), "what is shared is the host's to dump");
+    assert_eq!(world.fake().peek(private, world::WORD), 0x5ec);
+    assert_eq!(audit::audit(world.mm), Vec::<String>::new());
+    // A reset after it brings every page home, scrubbed.
+    let handle = world.handles[&0];
+    world.detach(0);
+    assert!((0..4096).any(|_| world.mm.vm_destroy(handle).finished));
+    assert!((0..12).all(|number| world.state(world.frame(number)) == State::Host));
+    assert!((8..12).all(|number| world.fake().is_scrubbed(world.frame(number))));
+}
+
+/// Scenario 24: many slots and many vCPUs convert at once, each its own four pages; forked holders are two pins.
+#[test]
+fn scenario_24_many_cpus_convert_many_slots_and_forked_holders_are_counted() {
+    let mut world = World::new(Layout { frames: 64, ..Layout::default() });
+    world.create(0, PLAIN);
+    world.topup(Some(0), world.frame(0), 8);
+    world.set_status(0, 0, 32, status::SHARED);
+    world.donate(0, 0, world.frame(16), 16, status::SHARED);
+    world.activate(0);
+    let (mm, handle, first) = (world.mm, world.handles[&0], world.frame(16));
+    std::thread::scope(|scope| {
+        for cpu in 0..4u64 {
+            scope.spawn(move || {
+                on_cpu(cpu as usize, || {
+                    let vm = mm.vm(handle).unwrap();
+                    let slot = cpu * 4;
+                    for round in 0..100 {
+                        let page = first.offset(slot + round % 4);
+                        assert_ne!(mm.host_fault(page.base(), Access::default()), HostFault::Abort);
+                        let reply = mm.host_convert(&vm, Gfn(slot), 4, status::PRIVATE);
+                        assert_eq!(reply, Reply::done(4), "slot {cpu}, round {round}");
+                        assert_eq!(mm.host_fault(page.base(), Access::default()), HostFault::Abort);
+                        assert_eq!(mm.host_convert(&vm, Gfn(slot), 4, status::SHARED), Reply::done(4));
+                    }
+                });
+            });
+        }
+    });
+    assert_eq!(world.violations(), Vec::<String>::new());
+    assert_eq!(audit::audit(mm), Vec::<String>::new());
+    // A holder forks: the page has two pins then, and each must go.
+    for position in 0..4 {
+        let mut world = World::with_guest(PLAIN);
+        let page = world.frame(8 + position);
+        world.share(0, 0, 4);
+        world.pin_cpu(page);
+        world.pin_cpu(page);
+        for _ in 0..2 {
+            let refused = blocked(Status::Busy, position, reply::CPU_PIN);
+            assert_eq!(world.convert(0, 0, 4, status::PRIVATE), refused);
+            assert_eq!(world.state(page), State::Shared);
+            world.unpin_cpu(page);
+        }
+        assert_eq!(world.convert(0, 0, 4, status::PRIVATE), Some(Reply::done(4)));
+        // Truncated and touched again: a new page, of the kind that the status says.
+        world.guest_unmap(0, position, 1);
+        assert_eq!(world.reclaim(0, page, 1), Some(Reply::done(1)));
+        assert_eq!(world.guest(0, position, None), Err(GuestFault::Populate(status::PRIVATE)));
+        assert_eq!(world.donate(0, position, page, 1, status::PRIVATE), Some(Reply::done(1)));
+    }
+}
+
+/// Scenario 24 on a protected VM before its activation: the same conversions by the host, and none after it.
+#[test]
+fn scenario_24_a_protected_vm_is_converted_by_its_host_until_it_is_active() {
+    for position in 0..4 {
+        let mut world = World::new(Layout::default());
+        world.create(0, PROTECTED);
+        world.topup(Some(0), world.frame(0), 8);
+        world.set_status(0, 0, 8, status::SHARED);
+        world.donate(0, 0, world.frame(8), 4, status::SHARED);
+        let page = world.frame(8 + position);
+        assert!(world.host_write(page, 0x1a6e));
+        world.pin_cpu(page);
+        assert_eq!(
+            world.mm.host_convert(&world.vm(0).unwrap(), Gfn(position), 1, status::PRIVATE),
+            Reply::blocked(Status::Busy, 0, reply::CPU_PIN)
+        );
+        world.unpin_cpu(page);
+        assert_eq!(world.convert(0, position, 1, status::PRIVATE), Some(Reply::done(1)));
+        assert_eq!(world.guest(0, position, None), Ok(0x1a6e), "the image is kept");
+        assert_eq!(world.touch(page, None).0, Touch::Abort);
+        assert_eq!(world.convert(0, 6, 1, status::PRIVATE), Some(Reply::done(1)), "an empty page");
+        assert_eq!(world.convert(0, position, 1, status::SHARED), Some(Reply::done(1)), "and back");
+        world.convert(0, position, 1, status::PRIVATE);
+        world.activate(0);
+        for to in [status::SHARED, status::PRIVATE] {
+            assert_eq!(world.convert(0, position, 1, to).unwrap().status, Status::Denied);
+            assert_eq!(world.convert(0, 6, 1, to).unwrap().status, Status::Denied);
+        }
+        assert_eq!(world.guest(0, position, None), Ok(0x1a6e));
+    }
+}
