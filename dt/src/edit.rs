@@ -3,6 +3,8 @@
 //! One pass: the board's tokens are copied; at a node that matters some properties are left out and ours put in, and
 //! what the board lacks is added at the end of the root.
 
+use core::fmt;
+
 use arrayvec::ArrayVec;
 
 use crate::check::{MAX_DEPTH, word};
@@ -31,10 +33,26 @@ pub struct HostView<'a> {
 pub enum CannotEdit {
     /// The tree could not be read again.
     Parser,
-    /// A cell count in which an address of ours cannot be written.
+    /// A cell count of the root in which an address of ours cannot be written.
     Cells,
+    /// `/reserved-memory` has other cell counts than the root: Linux would not look at it at all, and run into memory
+    /// that is not its own.
+    ReservedCells,
     /// The buffer is too small.
     Room,
+}
+
+impl fmt::Display for CannotEdit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Parser => "/: it cannot be read again",
+            Self::Cells => {
+                "/: #address-cells, #size-cells: too few or too many for the address of Tenure's memory"
+            }
+            Self::ReservedCells => "reserved-memory: #address-cells, #size-cells: not those of the root",
+            Self::Room => "/: it grows by more than there is room for",
+        })
+    }
 }
 
 impl From<Full> for CannotEdit {
@@ -92,7 +110,7 @@ impl Kind {
 }
 
 /// Cell counts of the root and of `/reserved-memory`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Cells {
     address: u32,
     size: u32,
@@ -230,6 +248,9 @@ impl Edit<'_, '_, '_> {
     /// The head of `/reserved-memory`, and one node with `no-map` for each hidden region (DTSpec 3.5). They are nodes,
     /// so they must come after the properties: what the board's node has beyond these three (`phandle`) is not needed.
     fn reserve(&mut self, cells: Cells) -> Result<(), CannotEdit> {
+        if cells != self.root {
+            return Err(CannotEdit::ReservedCells);
+        }
         self.w.property("#address-cells", &[&cells.address.to_be_bytes()])?;
         self.w.property("#size-cells", &[&cells.size.to_be_bytes()])?;
         self.w.property("ranges", &[])?;
@@ -308,6 +329,7 @@ fn unit_name(address: u64) -> arrayvec::ArrayString<24> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::platform::Claim;
     use crate::sample;
     use std::{vec, vec::Vec};
 
@@ -335,7 +357,7 @@ mod tests {
             let before = crate::read::read(&tree).unwrap();
             let out = edited(&tree);
             let p = crate::read::read(&out).unwrap();
-            assert!(p.reserved.iter().any(|r| r.region == OWN && r.no_map));
+            assert!(p.reserved.iter().any(|r| r.region == OWN && r.claim == Claim::NoMap));
             assert_eq!(p.reserved.len(), before.reserved.len() + 1);
             assert_eq!(p.ram, before.ram);
         }

@@ -1,5 +1,7 @@
 //! Where things go: free stretches of RAM. Pure, so that the memory plan is tested on the build machine.
 
+use arrayvec::ArrayVec;
+
 use crate::platform::Region;
 
 /// The lowest free stretch of `size` bytes at a multiple of `align` (a power of two), at or above `from`, that lies in
@@ -25,6 +27,54 @@ pub fn find_free(ram: &[Region], taken: &[Region], size: u64, align: u64, from: 
         }
     }
     best
+}
+
+/// The highest free stretch; otherwise as [`find_free`]. Linux looks from the top for what it places itself.
+pub fn find_last(ram: &[Region], taken: &[Region], size: u64, align: u64) -> Option<Region> {
+    let mut best: Option<Region> = None;
+    for bank in ram {
+        let mut end = bank.end();
+        while let Some(at) = end.checked_sub(size).map(|at| at & !(align - 1)) {
+            let candidate = Region { base: at, size };
+            if size == 0 || !bank.contains(candidate) {
+                break;
+            }
+            match taken.iter().filter(|t| t.size > 0 && t.overlaps(candidate)).map(|t| t.base).min() {
+                Some(base) => end = base,
+                None => {
+                    if best.is_none_or(|b| candidate.base > b.base) {
+                        best = Some(candidate);
+                    }
+                    break;
+                }
+            }
+        }
+    }
+    best
+}
+
+/// There are more pieces than places for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+/// Appends to `out` what of `bank` lies in none of `holes`, in ascending order.
+pub fn without<const N: usize>(
+    bank: Region,
+    holes: &[Region],
+    out: &mut ArrayVec<Region, N>,
+) -> Result<(), Full> {
+    let mut at = bank.base;
+    while at < bank.end() {
+        let next = holes.iter().filter(|h| h.size > 0 && h.end() > at && h.base < bank.end());
+        let Some(hole) = next.min_by_key(|h| h.base) else {
+            return out.try_push(Region::between(at, bank.end())).map_err(|_| Full);
+        };
+        if hole.base > at {
+            out.try_push(Region::between(at, hole.base)).map_err(|_| Full)?;
+        }
+        at = hole.end();
+    }
+    Ok(())
 }
 
 fn align_up(value: u64, align: u64) -> Option<u64> {

@@ -4,10 +4,16 @@ use arrayvec::ArrayVec;
 
 /// CPUs that are managed; more in the tree are left off.
 pub const MAX_CPUS: usize = 16;
-/// Ranges of RAM that are read.
-pub const MAX_RAM: usize = 16;
+/// Ranges of RAM that are read, and that are left when those that touch are one.
+pub const MAX_RAM: usize = 32;
 /// Reserved ranges that are read.
-pub const MAX_RESERVED: usize = 48;
+pub const MAX_RESERVED: usize = 64;
+/// Reservations that the operating system is to place itself.
+pub const MAX_WISHES: usize = 16;
+/// Ranges that one of those may go to.
+pub const MAX_WITHIN: usize = 4;
+/// One past the highest address of RAM that Tenure manages: EL2's own map has 39 bits.
+pub const LIMIT: u64 = 1 << 39;
 
 /// A range of physical addresses, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,6 +51,17 @@ impl Region {
     /// Whether `other` lies wholly inside.
     pub const fn contains(self, other: Self) -> bool {
         self.base <= other.base && other.end() <= self.end()
+    }
+
+    /// The whole pages inside it.
+    pub const fn whole_pages(self) -> Self {
+        let base = self.base.saturating_add(0xfff) & !0xfff;
+        Self::between(base, self.end() & !0xfff)
+    }
+
+    /// What the two share; empty where they share nothing.
+    pub fn common(self, other: Self) -> Self {
+        Self::between(self.base.max(other.base), self.end().min(other.end()))
     }
 
     /// The smallest whole pages that cover it.
@@ -90,13 +107,41 @@ pub enum Gic {
     V3,
 }
 
-/// A range of RAM that is not free.
+/// What a reservation says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reserved {
+pub enum Claim {
+    /// No kernel may map it (`no-map`).
+    NoMap,
+    /// A device's or the firmware's own (`reg` alone).
+    Kept,
+    /// The operating system may use it until the device wants it (`reusable`): Linux's CMA.
+    Reusable,
+    /// The reservation block lists it (`/memreserve/`): a spin table, or what the boot loader has put there.
+    Listed,
+    /// RAM that `linux,usable-memory` or `linux,usable-memory-range` leaves out: a crashed kernel's, for instance.
+    Unusable,
+}
+
+/// A range of memory that is not free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reserved<'a> {
     /// Where.
     pub region: Region,
-    /// The firmware says that no kernel may map it.
-    pub no_map: bool,
+    /// Whose, and how.
+    pub claim: Claim,
+    /// The node that says so, for messages.
+    pub node: &'a str,
+}
+
+/// A reservation without a place: `size`, and where it may go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wish {
+    /// Bytes.
+    pub size: u64,
+    /// Alignment in bytes, a power of two.
+    pub align: u64,
+    /// `alloc-ranges`; empty: anywhere.
+    pub within: ArrayVec<Region, MAX_WITHIN>,
 }
 
 /// A device of which Tenure has a driver: the UART that `stdout-path` names, say.
@@ -115,17 +160,33 @@ pub struct Device<'a> {
 impl Device<'_> {
     /// Whether it is compatible with `name`.
     pub fn is(&self, name: &str) -> bool {
-        self.compatible.split(|&b| b == 0).any(|c| c == name.as_bytes())
+        lists(self.compatible, name)
+    }
+}
+
+/// Whether a list of strings, as it stands in a property, holds `name`.
+fn lists(list: &[u8], name: &str) -> bool {
+    list.split(|&b| b == 0).any(|c| c == name.as_bytes())
+}
+
+impl Platform<'_> {
+    /// Whether the board is compatible with `name`.
+    pub fn is(&self, name: &str) -> bool {
+        lists(self.compatible, name)
     }
 }
 
 /// The board.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Platform<'a> {
-    /// RAM (`/memory`).
+    /// The root's `compatible` strings, as they stand (separated by NULs): which board it is.
+    pub compatible: &'a [u8],
+    /// RAM (`/memory`): whole pages, sorted, none touching another.
     pub ram: ArrayVec<Region, MAX_RAM>,
-    /// Ranges of RAM that somebody has a claim on (`/reserved-memory`, the reservation block).
-    pub reserved: ArrayVec<Reserved, MAX_RESERVED>,
+    /// Ranges that somebody has a claim on (`/reserved-memory`, the reservation block), in RAM or not.
+    pub reserved: ArrayVec<Reserved<'a>, MAX_RESERVED>,
+    /// Reservations that the operating system places.
+    pub wishes: ArrayVec<Wish, MAX_WISHES>,
     /// CPUs, the boot CPU first where the tree has it so.
     pub cpus: ArrayVec<Cpu, MAX_CPUS>,
     /// How the board's own PSCI is called; `None`: it has none.

@@ -3,50 +3,37 @@
 //! Why not the `fdt` crate: it reads each node's descendants again at every level, which made it half of all that EL2
 //! executes in a boot. It serves the tests as a second opinion.
 
-use arrayvec::ArrayVec;
+mod memory;
+mod node;
+mod reg;
 
-use crate::check::MAX_DEPTH;
-use crate::platform::{Conduit, Cpu, Device, Gic, Platform, Region, Reserved};
+use node::{Nature, Node, Path, number};
+use reg::{entries, registers};
+
+use crate::platform::{Claim, Conduit, Cpu, Device, Gic, LIMIT, Platform, Region};
+use crate::refusal::{Refusal, Why};
 use crate::tokens::{Token, Tokens, reservations};
 
-/// Why a well-formed tree cannot be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unusable {
-    /// A value that makes no sense: a range that wraps, an address that no bus translates.
-    Value,
-    /// No RAM.
-    NoMemory,
-    /// No CPU.
-    NoCpu,
-    /// More ranges than there is room for.
-    TooMany,
-}
-
-/// A node: its name, and its properties to look at.
-#[derive(Clone, Debug)]
-struct Node<'a> {
-    name: &'a [u8],
-    properties: Tokens<'a>,
-}
-
-/// The nodes from the root to the current one, which is last.
-type Path<'a> = ArrayVec<Node<'a>, MAX_DEPTH>;
-
 /// Reads a tree that [`check`](crate::check::check) has passed.
-pub fn read(tree: &[u8]) -> Result<Platform<'_>, Unusable> {
-    let tokens = Tokens::new(tree).ok_or(Unusable::Value)?;
+///
+/// # Errors
+/// The node and property that make no sense, or that say what Tenure cannot manage.
+pub fn read(tree: &[u8]) -> Result<Platform<'_>, Refusal<'_>> {
+    let unreadable = Refusal::new("/", "", Why::Unreadable);
+    let tokens = Tokens::new(tree).ok_or(unreadable)?;
     let mut p = Platform::default();
     for (base, size) in reservations(tree) {
-        let region = Region::new(base, size).ok_or(Unusable::Value)?;
-        p.reserved.try_push(Reserved { region, no_map: false }).map_err(|_| Unusable::TooMany)?;
+        let refuse = |why| Refusal::new("/memreserve/", "", why);
+        let region = Region::new(base, size).ok_or(refuse(Why::Wraps))?;
+        memory::reserve(&mut p, region, Claim::Listed, "/memreserve/").map_err(refuse)?;
     }
     let console = console_path(&tokens);
     let mut path = Path::new();
-    let mut walk = tokens;
+    let mut walk = tokens.clone();
     while let Some(token) = walk.next() {
         match token {
             Token::Begin(name) => {
-                path.try_push(Node { name, properties: walk.clone() }).map_err(|_| Unusable::TooMany)?;
+                path.try_push(Node { name, properties: walk.clone() }).map_err(|_| unreadable)?;
                 node_of_interest(&mut p, &path)?;
                 if console.is_some_and(|c| is_at(&path, c)) {
                     p.console = device(&path);
@@ -58,115 +45,69 @@ pub fn read(tree: &[u8]) -> Result<Platform<'_>, Unusable> {
             Token::Prop(..) => {}
         }
     }
+    memory::normalise(&mut p);
+    if let (Some(root), Some(chosen)) = (root(&tokens), child_of_root(&tokens, b"chosen")) {
+        memory::usable_range(&mut p, &root, &chosen)?;
+    }
     if p.ram.is_empty() {
-        return Err(Unusable::NoMemory);
+        return Err(Refusal::new("memory", "reg", Why::Missing));
     }
     if p.cpus.is_empty() {
-        return Err(Unusable::NoCpu);
+        return Err(Refusal::new("cpus", "reg", Why::Missing));
     }
-    p.ram.sort_unstable();
     Ok(p)
 }
 
-impl<'a> Node<'a> {
-    fn property(&self, name: &str) -> Option<&'a [u8]> {
-        self.properties.peek_prop(name.as_bytes())
-    }
-
-    /// A string property, without its NUL.
-    fn text(&self, name: &str) -> Option<&'a str> {
-        core::str::from_utf8(self.property(name)?.split(|&b| b == 0).next()?).ok()
-    }
-
-    /// A number of one or two cells.
-    fn number(&self, name: &str) -> Option<u64> {
-        number(self.property(name)?)
-    }
-
-    /// Bytes of an address and of a size of the node's children (DTSpec 2.3.5).
-    fn cells(&self) -> (usize, usize) {
-        let count = |name, default| self.number(name).map_or(default, |v| v as usize * 4);
-        (count("#address-cells", 8), count("#size-cells", 4))
-    }
-
-    /// `status` is absent or says that the device works (DTSpec 2.3.4).
-    fn is_enabled(&self) -> bool {
-        matches!(self.text("status"), None | Some("okay" | "ok"))
-    }
-}
-
-/// The two properties that say what a node is.
-#[derive(Clone, Copy, Default)]
-struct Nature<'a> {
-    compatible: &'a [u8],
-    device_type: &'a [u8],
-}
-
-impl<'a> Nature<'a> {
-    /// One look at the node's properties: most nodes are none of ours.
-    fn of(node: &Node<'a>) -> Self {
-        let mut nature = Self::default();
-        for token in node.properties.clone() {
-            match token {
-                Token::Prop(_, b"compatible", value) => nature.compatible = value,
-                Token::Prop(_, b"device_type", value) => nature.device_type = value,
-                Token::Prop(..) => {}
-                Token::Begin(_) | Token::End => break,
-            }
-        }
-        nature
-    }
-
-    fn is(&self, names: &[&str]) -> bool {
-        self.compatible.split(|&b| b == 0).any(|c| names.iter().any(|n| n.as_bytes() == c))
-    }
-}
-
 /// Takes from the last node of `path` what [`Platform`] wants of it.
-fn node_of_interest<'a>(p: &mut Platform<'a>, path: &Path<'a>) -> Result<(), Unusable> {
+fn node_of_interest<'a>(p: &mut Platform<'a>, path: &Path<'a>) -> Result<(), Refusal<'a>> {
     let Some(node) = path.last() else { return Ok(()) };
     let parent = match &path[..] {
         [_, parent, _] => parent.name,
         _ => b"",
     };
     let nature = Nature::of(node);
-    if path.len() == 2 && nature.device_type == b"memory\0" && node.is_enabled() {
-        for region in registers(path) {
-            p.ram.try_push(region?).map_err(|_| Unusable::TooMany)?;
-        }
+    if path.len() == 1 {
+        p.compatible = node.property("compatible").unwrap_or_default();
+    } else if memory::is_memory(path, &nature) {
+        memory::memory(p, path)?;
     } else if parent == b"reserved-memory" {
-        let no_map = node.property("no-map").is_some();
-        for region in registers(path) {
-            p.reserved.try_push(Reserved { region: region?, no_map }).map_err(|_| Unusable::TooMany)?;
-        }
+        memory::reserved(p, path)?;
     } else if parent == b"cpus" && nature.device_type == b"cpu\0" {
         read_cpu(p, node, path)?;
     } else if parent == b"chosen" && nature.is(&["multiboot,module"]) {
-        read_module(p, node, path, &nature);
+        read_module(p, node, path, &nature)?;
     } else if path.len() == 2 && node.name == b"chosen" {
-        if let (Some(start), Some(end)) = (node.number("linux,initrd-start"), node.number("linux,initrd-end"))
-            && p.ramdisk.is_none()
-            && start < end
-        {
-            p.ramdisk = Some(Region::between(start, end));
-        }
-        p.bootargs = p.bootargs.or(node.text("bootargs"));
+        read_chosen(p, node);
     } else if nature.is(&["arm,psci-1.0", "arm,psci-0.2"]) {
         p.psci = match node.text("method") {
             Some("smc") => Some(Conduit::Smc),
             Some("hvc") => Some(Conduit::Hvc),
             _ => None,
         };
-    } else if nature.is(&["arm,gic-v3"]) {
+    } else if nature.is(&["arm,gic-v3"]) && node.is_enabled() {
         p.gic = Gic::V3;
-    } else if nature.is(&["arm,cortex-a15-gic", "arm,gic-400", "arm,cortex-a7-gic"]) {
+    } else if nature.is(&GIC_V2) && node.is_enabled() {
         let mut frames = registers(path).skip(2).map(Result::ok);
         p.gic = Gic::V2 { gich: frames.next().flatten(), gicv: frames.next().flatten() };
     }
     Ok(())
 }
 
-fn read_cpu<'a>(p: &mut Platform<'a>, node: &Node<'a>, path: &Path<'a>) -> Result<(), Unusable> {
+/// GICv2s; one without the virtualization extension has two `reg` entries only.
+const GIC_V2: [&str; 5] =
+    ["arm,gic-400", "arm,cortex-a15-gic", "arm,cortex-a7-gic", "arm,cortex-a9-gic", "qcom,msm-qgic2"];
+
+fn read_chosen<'a>(p: &mut Platform<'a>, node: &Node<'a>) {
+    if let (Some(start), Some(end)) = (node.number("linux,initrd-start"), node.number("linux,initrd-end"))
+        && p.ramdisk.is_none()
+        && start < end
+    {
+        p.ramdisk = Some(Region::between(start, end));
+    }
+    p.bootargs = p.bootargs.or(node.text("bootargs"));
+}
+
+fn read_cpu<'a>(p: &mut Platform<'a>, node: &Node<'a>, path: &Path<'a>) -> Result<(), Refusal<'a>> {
     let cells = path.iter().nth_back(1).map_or(8, |cpus| cpus.cells().0);
     let Some(mpidr) = node.property("reg").and_then(|r| number(r.get(..cells)?)) else { return Ok(()) };
     let spins = node.text("enable-method") == Some("spin-table");
@@ -176,84 +117,36 @@ fn read_cpu<'a>(p: &mut Platform<'a>, node: &Node<'a>, path: &Path<'a>) -> Resul
     if !node.is_enabled() && !waits {
         return Ok(());
     }
-    if release.is_some_and(|at| !at.is_multiple_of(8)) {
-        return Err(Unusable::Value);
+    let refuse = |why| Refusal::new(node.title(), "cpu-release-addr", why);
+    if release.is_some_and(|at| !at.is_multiple_of(8) || at > LIMIT) {
+        return Err(refuse(Why::Address));
     }
     match p.cpus.try_push(Cpu { mpidr, release }) {
         // More than we manage stay with the firmware. In a spin table they would be there for the host to start at EL2.
-        Err(_) if release.is_some() => Err(Unusable::TooMany),
+        Err(_) if release.is_some() => Err(refuse(Why::TooMany)),
         _ => Ok(()),
     }
 }
 
 /// A multiboot module (Xen's convention): `reg` is in the root's cells, `/chosen` has none of its own.
-fn read_module<'a>(p: &mut Platform<'a>, node: &Node<'a>, path: &Path<'a>, nature: &Nature<'a>) {
-    let Some(root) = path.first() else { return };
-    let Some(Ok(region)) = regions(node, root.cells()).next() else { return };
+fn read_module<'a>(
+    p: &mut Platform<'a>,
+    node: &Node<'a>,
+    path: &Path<'a>,
+    nature: &Nature<'a>,
+) -> Result<(), Refusal<'a>> {
+    let (Some(root), Some(reg)) = (path.first(), node.property("reg")) else { return Ok(()) };
+    let region = match entries(reg, root.cells()).next() {
+        Some(region) => region.map_err(|why| Refusal::new(node.title(), "reg", why))?,
+        None => return Ok(()),
+    };
     if nature.is(&["multiboot,kernel"]) {
         p.kernel = Some(region);
         p.bootargs = node.text("bootargs").or(p.bootargs);
     } else if nature.is(&["multiboot,ramdisk"]) {
         p.ramdisk = Some(region);
     }
-}
-
-/// A big-endian number of one or two cells.
-fn number(bytes: &[u8]) -> Option<u64> {
-    match bytes.len() {
-        4 => Some(u64::from(u32::from_be_bytes(bytes.try_into().ok()?))),
-        8 => Some(u64::from_be_bytes(bytes.try_into().ok()?)),
-        _ => None,
-    }
-}
-
-/// The entries of `reg`, with these cell counts; an entry that wraps or is too wide for us is an error.
-fn regions<'a>(
-    node: &Node<'a>,
-    (address, size): (usize, usize),
-) -> impl Iterator<Item = Result<Region, Unusable>> + use<'a> {
-    let value = node.property("reg").unwrap_or_default();
-    let entry = address + size;
-    value.chunks_exact(entry.max(4)).filter(move |_| size > 0 && address > 0).map(move |e| {
-        let (base, size) = e.split_at(address);
-        match (number(base), number(size)) {
-            (Some(base), Some(size)) => Region::new(base, size).ok_or(Unusable::Value),
-            _ => Err(Unusable::Value),
-        }
-    })
-}
-
-/// The entries of the last node's `reg` as CPU addresses: translated by the `ranges` of every bus above it.
-fn registers<'x>(path: &'x [Node<'_>]) -> impl Iterator<Item = Result<Region, Unusable>> + use<'x> {
-    let (above, node) = match path {
-        [above @ .., node] => (above, Some(node)),
-        [] => (path, None),
-    };
-    let cells = above.last().map_or((8, 4), Node::cells);
-    let entries = node.into_iter().flat_map(move |node| regions(node, cells));
-    entries.map(move |r| translate(r?, above).ok_or(Unusable::Value))
-}
-
-/// Translates an address of the bus that is last in `above` to the CPU's (DTSpec 2.3.8).
-fn translate(region: Region, above: &[Node<'_>]) -> Option<Region> {
-    let mut base = region.base;
-    // Each bus, from the innermost out, with its parent; the root's children are in CPU addresses.
-    for pair in above.windows(2).rev() {
-        let [parent, bus] = pair else { return None };
-        let Some(ranges) = bus.property("ranges") else { continue };
-        if ranges.is_empty() {
-            continue;
-        }
-        let ((child, size), (outer, _)) = (bus.cells(), parent.cells());
-        base = ranges.chunks_exact((child + outer + size).max(4)).find_map(|e| {
-            let start = number(e.get(..child)?)?;
-            let target = number(e.get(child..child + outer)?)?;
-            let size = number(e.get(child + outer..)?)?;
-            let offset = base.checked_sub(start)?;
-            (offset < size).then(|| target.checked_add(offset)).flatten()
-        })?;
-    }
-    Region::new(base, region.size)
+    Ok(())
 }
 
 /// The path that `stdout-path` names: without options, with an alias resolved.
@@ -261,6 +154,15 @@ fn console_path<'a>(tokens: &Tokens<'a>) -> Option<&'a str> {
     let value = child_of_root(tokens, b"chosen")?.text("stdout-path")?;
     let name = value.split(':').next()?;
     if name.starts_with('/') { Some(name) } else { child_of_root(tokens, b"aliases")?.text(name) }
+}
+
+/// The root node.
+fn root<'a>(tokens: &Tokens<'a>) -> Option<Node<'a>> {
+    let mut walk = tokens.clone();
+    match walk.next()? {
+        Token::Begin(name) => Some(Node { name, properties: walk }),
+        Token::Prop(..) | Token::End => None,
+    }
 }
 
 /// A node directly under the root.
@@ -377,7 +279,9 @@ mod tests {
 
     #[test]
     fn a_tree_without_memory_is_unusable() {
-        assert_eq!(read(&sample::without_memory()), Err(Unusable::NoMemory));
+        let tree = sample::without_memory();
+        let refusal = read(&tree).unwrap_err();
+        assert_eq!(refusal, Refusal::new("memory", "reg", Why::Missing));
     }
 
     #[test]

@@ -112,12 +112,12 @@ fn start(blob: Region) -> ! {
         Ok(platform) => platform,
         Err(why) => {
             use_console(None);
-            refuse(format_args!("the device tree cannot be used: {why:?}"))
+            refuse(format_args!("the device tree cannot be used: {why}"))
         }
     };
     use_console(Some(&platform));
     log::info!("Tenure {} at {:#x}", env!("CARGO_PKG_VERSION"), image::whole().base);
-    let plan = match memory::plan(&platform, blob) {
+    let mut plan = match memory::plan(&platform, blob) {
         Ok(plan) => plan,
         Err(why) => refuse(format_args!("{why}")),
     };
@@ -129,7 +129,7 @@ fn start(blob: Region) -> ! {
     if let Err(mpidr) = spin::collect(&platform) {
         refuse(format_args!("the CPU with MPIDR {mpidr:#x} does not come out of its spin table"))
     }
-    let entry = match tree::place_host(tree, &platform, &plan) {
+    let entry = match tree::place_host(tree, &platform, &mut plan) {
         Ok(entry) => entry,
         Err(why) => refuse(format_args!("{why}")),
     };

@@ -362,11 +362,11 @@ pub fn unpin(word: Word, kind: Field) -> Verdict<Unpin> {
     }
 }
 
-/// The hypervisor is about to read or write a frame of the host.
+/// The hypervisor is about to read or write a frame of the host. (What firmware keeps EL2 does not even map.)
 pub fn hyp_pin(word: Word) -> Verdict<Word> {
     let word = stands(word)?;
     match word.state() {
-        State::Host => word.count_up(page::HYP_PINS).map_err(|_| Refusal::LIMIT),
+        State::Host if !word.is_firmware() => word.count_up(page::HYP_PINS).map_err(|_| Refusal::LIMIT),
         _ => Err(Refusal::STATE),
     }
 }

@@ -165,6 +165,9 @@ fn a_pinned_or_firmware_frame_is_not_donated() {
     }
     assert_eq!(state::donate(Word::HOST.add_guest_leaf().unwrap()).unwrap_err().status, Status::Retry);
     assert_eq!(state::donate(Word::FIRMWARE).unwrap_err().status, Status::Denied);
+    // EL2 does not map it, so it must never be asked to write a reply there.
+    assert_eq!(state::hyp_pin(Word::FIRMWARE).unwrap_err().status, Status::Denied);
+    assert!(state::hyp_pin(Word::HOST).is_ok());
 }
 
 #[test]

@@ -3,9 +3,9 @@
 
 use tenure_arch::cache;
 use tenure_dt::edit::{self, HostView};
-use tenure_dt::{Platform, place};
+use tenure_dt::{Layout, Platform};
 
-use super::memory::{NoPlan, Plan};
+use super::memory::NoPlan;
 use super::{bytes_mut, kernel};
 
 /// Where the host starts.
@@ -18,16 +18,10 @@ pub struct Entry {
 }
 
 /// Puts the kernel and its tree in place.
-pub fn place_host(tree: &[u8], platform: &Platform<'_>, plan: &Plan) -> Result<Entry, NoPlan> {
+pub fn place_host(tree: &[u8], platform: &Platform<'_>, plan: &mut Layout) -> Result<Entry, NoPlan<'static>> {
     let module = platform.kernel.ok_or(NoPlan::NoKernel)?;
     let kernel = kernel::place(module, plan)?;
-    let mut taken = plan.taken.clone();
-    if taken.try_push(kernel.pages()).is_err() {
-        return Err(NoPlan::NoRoom(kernel.size));
-    }
-    let size = used_bytes(tree) + edit::GROWTH as u64;
-    // At the start of 2 MiB of its own, as the boot protocol likes it best.
-    let free = place::find_free(&plan.ram, &taken, size, 2 << 20, 0).ok_or(NoPlan::NoRoom(size))?;
+    let free = plan.place_tree(used_bytes(tree) + edit::GROWTH as u64)?;
     let view = HostView { hidden: &plan.kept, ramdisk: platform.ramdisk, interrupt: None };
     // SAFETY: free RAM by the plan, mapped, which the host has not got yet.
     let out = unsafe { bytes_mut(free) };
