@@ -1,8 +1,9 @@
 //! Consoles: output only, polled, on a UART that the firmware has set up.
 //!
 //! The host drives the same UART once it runs. Tenure then writes only to report its own failure, after which the host
-//! is gone, or a line now and then, which at worst mixes with the host's. No driver here changes a setting. Which UART
-//! it is stands in the tree (`stdout-path`); which driver fits is decided here, by `compatible`.
+//! is gone, or a line now and then, which at worst mixes with the host's. No driver here changes a setting, but for a
+//! transmitter that nobody has turned on. Which UART it is stands in the tree (`stdout-path`); which driver fits is
+//! decided here, by `compatible`.
 //!
 //! This file needs unsafe to name device registers by address; each driver's constructor has that contract.
 #![allow(unsafe_code)]
@@ -164,6 +165,17 @@ mod tests {
             assert!(!console.stuck, "{name} has room");
             assert_eq!(registers.0[data / 4], u32::from(b'x'), "{name}");
         }
+    }
+
+    #[test]
+    fn a_transmitter_that_is_off_is_turned_on_and_else_left_alone() {
+        let control = |before| {
+            let mut registers = Fake([before; 64]);
+            registers.console("xlnx,xuartps").unwrap();
+            registers.0[0]
+        };
+        assert_eq!(control(0x128), 0x118, "the state after a reset");
+        assert_eq!(control(0x114), 0x114);
     }
 
     #[test]

@@ -30,21 +30,54 @@ pub struct Layout {
     shift: u32,
     /// Bytes of an access, where the tree does not say (`reg-io-width`).
     width: u32,
+    /// The transmitter's switch, where a boot loader may have left it off.
+    switch: Option<Switch>,
+}
+
+/// A transmitter that is off: a register, the bits that turn it on, the bits that keep it off.
+#[derive(Debug)]
+struct Switch {
+    register: usize,
+    on: u32,
+    off: u32,
 }
 
 /// A 16550: line status THRE (bit 5) and TEMT (bit 6).
 const fn ns16550(name: &'static str, shift: u32, width: u32) -> Layout {
-    Layout { name, data: 0, status: 5, room: 1 << 5, room_is: true, idle: 1 << 6, shift, width }
+    Layout { name, data: 0, status: 5, room: 1 << 5, room_is: true, idle: 1 << 6, shift, width, switch: None }
 }
 
 /// i.MX: UTXD at 0x40; UTS at 0xb4 with TXFULL (bit 4) and TXEMPTY (bit 6) (IMX8MPRM 16.2).
 const fn imx(name: &'static str) -> Layout {
-    Layout { name, data: 0x10, status: 0x2d, room: 1 << 4, room_is: false, idle: 1 << 6, shift: 2, width: 4 }
+    let switch = None;
+    Layout {
+        name,
+        data: 0x10,
+        status: 0x2d,
+        room: 1 << 4,
+        room_is: false,
+        idle: 1 << 6,
+        shift: 2,
+        width: 4,
+        switch,
+    }
 }
 
-/// Cadence: FIFO at 0x30; channel status at 0x2c with TXFULL (bit 4) and TXEMPTY (bit 3) (UG1087, UART).
+/// Cadence: FIFO at 0x30; channel status at 0x2c with TXFULL (bit 4) and TXEMPTY (bit 3); control at 0 with TXEN (bit
+/// 4) and TXDIS (bit 5), which its reset leaves off and QEMU's does too (UG1087, UART).
 const fn cadence(name: &'static str) -> Layout {
-    Layout { name, data: 0xc, status: 0xb, room: 1 << 4, room_is: false, idle: 1 << 3, shift: 2, width: 4 }
+    let switch = Some(Switch { register: 0, on: 1 << 4, off: 1 << 5 });
+    Layout {
+        name,
+        data: 0xc,
+        status: 0xb,
+        room: 1 << 4,
+        room_is: false,
+        idle: 1 << 3,
+        shift: 2,
+        width: 4,
+        switch,
+    }
 }
 
 /// The mini UART of the BCM2835 and its heirs lays its registers out as a 16550 does, in words (BCM2835 ARM
@@ -78,10 +111,10 @@ impl Register {
         }
     }
 
-    fn write(self, byte: u8) {
+    fn write(self, value: u32) {
         match self {
-            Self::Byte(r) => r.write(byte),
-            Self::Word(r) => r.write(u32::from(byte)),
+            Self::Byte(r) => r.write(value as u8),
+            Self::Word(r) => r.write(value),
         }
     }
 }
@@ -116,6 +149,13 @@ impl Simple {
                 _ => None,
             }
         };
+        if let Some(switch) = &layout.switch {
+            let control = register(switch.register)?;
+            let now = control.read();
+            if now & (switch.on | switch.off) != switch.on {
+                control.write(now & !switch.off | switch.on);
+            }
+        }
         Some(Self { data: register(layout.data)?, status: register(layout.status)?, layout })
     }
 
@@ -131,6 +171,6 @@ impl Simple {
 
     /// Writes a byte.
     pub fn write(&self, byte: u8) {
-        self.data.write(byte);
+        self.data.write(u32::from(byte));
     }
 }

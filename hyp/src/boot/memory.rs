@@ -20,6 +20,8 @@ use crate::machine::{self, El2};
 use crate::percpu;
 
 const PAGE: u64 = 4096;
+/// RAM may begin at address 0. That frame stays the host's for good: no reference of Tenure's may be null.
+const NULL_PAGE: Region = Region { base: 0, size: PAGE };
 
 /// Why the machine's memory cannot be used.
 #[derive(Debug)]
@@ -91,7 +93,7 @@ pub fn build(platform: &Platform<'_>, plan: &Layout) -> Result<(), NoPlan<'stati
         }
     }
     let frames = page_words(plan);
-    for range in &plan.firmware {
+    for range in plan.firmware.iter().chain([&NULL_PAGE]) {
         set_words(&frames, *range, Word::FIRMWARE);
     }
     // After the firmware's: what a boot loader has listed as reserved because Tenure is there is Tenure's.
