@@ -88,6 +88,11 @@ pub fn parts_of(machine: &Machine, parts: &[Part]) -> Result<()> {
     Ok(())
 }
 
+/// The hypervisor as it was linked, with its debug information.
+pub fn hypervisor() -> PathBuf {
+    cargo::artifact(BARE_METAL, "tenure-hyp")
+}
+
 /// A bare-metal guest or host, as a flat binary.
 pub fn bare(name: &str) -> PathBuf {
     cargo::artifact(BARE_METAL, name)

@@ -13,6 +13,7 @@ pub mod probe;
 pub mod smp;
 pub mod start;
 pub mod vectors;
+pub mod window;
 
 /// Names the function that the start code calls with x0 of the entry: `fn(u64) -> !`.
 #[macro_export]

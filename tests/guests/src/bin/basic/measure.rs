@@ -4,7 +4,7 @@ use tenure_abi::flags::unshare;
 use tenure_abi::{PAGE_SIZE, Status, guest, smccc};
 use tenure_test_protocol::work;
 use tenure_test_rt::call::{psci, quick};
-use tenure_test_rt::{cpu, probe};
+use tenure_test_rt::{cpu, probe, window};
 
 use crate::{Results, UNKNOWN};
 
@@ -55,11 +55,13 @@ fn secrets(ipa: u64, n: u64, flags: u64) -> Results {
 #[inline(always)]
 fn timed(n: u64, mut step: impl FnMut(u64) -> u64) -> Results {
     let mut answers = 0;
+    window::open();
     let start = cpu::counter();
     for index in 0..n {
         answers |= step(index);
         core::hint::black_box(answers);
     }
     let ticks = cpu::counter().wrapping_sub(start);
+    window::close();
     [n, ticks, answers, 0, 0]
 }

@@ -6,9 +6,8 @@ use tenure_test_hosts::vm::{FREE_GFN, Vm, destroy, take};
 use tenure_test_hosts::{Host, calls};
 use tenure_test_rt::call::quick;
 use tenure_test_rt::check;
-use tenure_test_rt::cpu;
 
-use crate::{Clock, figure, instructions};
+use crate::{Clock, Measured, Watch, figure, instructions};
 
 const CALLS: u64 = 1024;
 const BLOCK: u64 = 512;
@@ -55,33 +54,37 @@ pub fn run(host: &mut Host, clock: Clock) -> Option<u64> {
         outcome.map(|()| tenths)
     });
     pools(host, clock);
-    figure("kept_kib", "KiB", || Ok(calls::figure(info::KEPT_BYTES) * 10 / 1024));
+    figure("kept_kib", "KiB", || {
+        Ok(Measured { tenths: calls::figure(info::KEPT_BYTES) * 10 / 1024, steps: 0 })
+    });
     donations(host, clock)
 }
 
 /// Table pages: no scrub on the way in, one on the way out.
 fn pools(host: &mut Host, clock: Clock) {
-    let mut drained = None;
+    const PAGES: u64 = 256;
+    let mut vm = None;
     instructions("pool_topup_per_page", || {
-        const PAGES: u64 = 256;
         let (reply, regs) = calls::vm_create(vm_flags::PROTECTED);
         check!(reply.is_success(), "VM_CREATE: {reply}");
         let handle = regs.x(4);
         let pfn = take(host, PAGES as usize, 1)?;
+        vm = Some((handle, pfn));
         let mut reply = tenure_abi::Reply::done(0);
-        let tenths = clock.time(PAGES, || {
+        let measured = clock.time(PAGES, || {
             reply = calls::all(PAGES, |at, rest| calls::pool_topup(handle, pfn + at, rest), || false);
         });
         check!(reply.done == PAGES, "POOL_TOPUP: {reply}");
-        let start = cpu::counter();
-        destroy(handle)?;
-        drained = Some(clock.tenths(cpu::counter().wrapping_sub(start), PAGES));
-        host.frames.give(pfn, PAGES as usize);
-        Ok(tenths)
+        Ok(measured)
     });
-    if let Some(tenths) = drained {
-        instructions("destroy_per_pool_page", || Ok(tenths));
-    }
+    let Some((handle, pfn)) = vm else { return };
+    instructions("destroy_per_pool_page", || {
+        let watch = Watch::start();
+        destroy(handle)?;
+        let measured = clock.per_step(watch.ticks(), PAGES);
+        host.frames.give(pfn, PAGES as usize);
+        Ok(measured)
+    });
 }
 
 /// Donate of a whole 2 MiB block in as few calls as Tenure takes, and its way back.
@@ -114,16 +117,52 @@ fn donations(host: &mut Host, clock: Clock) -> Option<u64> {
     instructions("reclaim_2m_per_page", || {
         let gfn = FREE_GFN.next_multiple_of(BLOCK);
         let handle = vm.handle;
-        let reply = calls::all(BLOCK, |at, rest| calls::guest_unmap(handle, gfn + at, rest), || false);
-        check!(reply.done == BLOCK, "GUEST_UNMAP: {reply}");
-        let mut reply = tenure_abi::Reply::done(0);
+        let mut unmapped = tenure_abi::Reply::done(0);
+        let mut reply = unmapped;
         let tenths = clock.time(BLOCK, || {
+            unmapped = calls::all(BLOCK, |at, rest| calls::guest_unmap(handle, gfn + at, rest), || false);
             reply = calls::all(BLOCK, |at, rest| calls::reclaim(handle, pages + at, rest), || false);
         });
+        check!(unmapped.done == BLOCK, "GUEST_UNMAP: {unmapped}");
         check!(reply.done == BLOCK, "RECLAIM: {reply}");
         (0..BLOCK).for_each(|index| vm.forget(host, gfn + index));
         Ok(tenths)
     });
+    one_by_one(host, &mut vm, clock);
     tenure_test_rt::harness::run("bench", "plain_vm_ends", || vm.destroy(host));
     populate
+}
+
+/// Donate and its way back (unmap and reclaim), a call for each page, as a host does that has no more.
+fn one_by_one(host: &mut Host, vm: &mut Vm, clock: Clock) {
+    const COUNT: u64 = 64;
+    let gfn = FREE_GFN.next_multiple_of(BLOCK);
+    let handle = vm.handle;
+    let mut first = 0;
+    instructions("donate_4k", || {
+        let pfn = take(host, COUNT as usize, 1)?;
+        let mut done = 0;
+        let measured = clock.time(COUNT, || {
+            for index in 0..COUNT {
+                done += calls::donate(handle, gfn + index, pfn + index, 1, status::PRIVATE).done;
+            }
+        });
+        check!(done == COUNT, "DONATE of {done} pages");
+        (0..COUNT).for_each(|index| vm.donate_noted(gfn + index, pfn + index));
+        first = pfn;
+        Ok(measured)
+    });
+    instructions("reclaim_4k", || {
+        check!(first != 0, "nothing was donated");
+        let mut done = 0;
+        let measured = clock.time(COUNT, || {
+            for index in 0..COUNT {
+                let unmapped = calls::guest_unmap(handle, gfn + index, 1);
+                done += unmapped.done.min(calls::reclaim(handle, first + index, 1).done);
+            }
+        });
+        check!(done == COUNT, "RECLAIM of {done} pages");
+        (0..COUNT).for_each(|index| vm.forget(host, gfn + index));
+        Ok(measured)
+    });
 }

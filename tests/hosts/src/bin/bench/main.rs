@@ -3,17 +3,23 @@
 //! Run under QEMU's `-icount shift=0,sleep=off` with one CPU, where the counter counts instructions: a loop of known length
 //! tells how many of them make a tick. The figures hold the caller's own loop (some four instructions), as those of the
 //! peers do. On a real clock the unit would be wrong: the calibration says so.
+//!
+//! `section NAME` and the windows of [`tenure_test_rt::window`] tell an observer which instructions belong to a figure;
+//! `bench NAME VALUE UNIT STEPS` is the figure, of so many steps. With `scale=1` among the boot arguments it measures how
+//! figures grow with memory and with the number of VMs, and nothing else.
 #![no_std]
 #![no_main]
 #![allow(clippy::result_large_err)] // A failure holds its text: there is no heap.
 
 mod guest;
 mod host;
+mod ranges;
+mod scale;
 mod stretch;
 
 use tenure_test_hosts::Host;
 use tenure_test_rt::harness::{self, Failure};
-use tenure_test_rt::{cpu, entry, fail, println};
+use tenure_test_rt::{cpu, entry, fail, println, window};
 
 entry!(main);
 
@@ -32,35 +38,66 @@ impl Clock {
         Self { instructions: TURNS * 2, ticks: cpu::counter().wrapping_sub(start).max(1) }
     }
 
-    /// Tenths of instructions in `ticks`, divided by `n`.
-    pub(crate) fn tenths(self, ticks: u64, n: u64) -> u64 {
+    /// What `ticks` were for each of `n` steps.
+    pub(crate) fn per_step(self, ticks: u64, n: u64) -> Measured {
         let tenths = u128::from(ticks) * u128::from(self.instructions) * 10;
-        (tenths / u128::from(self.ticks) / u128::from(n.max(1))) as u64
+        Measured { tenths: (tenths / u128::from(self.ticks) / u128::from(n.max(1))) as u64, steps: n }
     }
 
-    /// Tenths of instructions a step that `work`, `n` steps long, takes.
-    pub(crate) fn time(self, n: u64, work: impl FnOnce()) -> u64 {
-        let start = cpu::counter();
+    /// What a step of `work`, `n` steps long, takes.
+    pub(crate) fn time(self, n: u64, work: impl FnOnce()) -> Measured {
+        let watch = Watch::start();
         work();
-        self.tenths(cpu::counter().wrapping_sub(start), n)
+        self.per_step(watch.ticks(), n)
     }
 }
 
-/// Measures one figure, in tenths of its unit, prints it and gives it back.
-pub(crate) fn figure(name: &str, unit: &str, measure: impl FnOnce() -> Result<u64, Failure>) -> Option<u64> {
+/// A measured time, within a window.
+pub(crate) struct Watch(u64);
+
+impl Watch {
+    pub(crate) fn start() -> Self {
+        window::open();
+        Self(cpu::counter())
+    }
+
+    pub(crate) fn ticks(self) -> u64 {
+        let ticks = cpu::counter().wrapping_sub(self.0);
+        window::close();
+        ticks
+    }
+}
+
+/// A figure.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Measured {
+    /// Tenths of its unit, of each step.
+    tenths: u64,
+    /// How many steps were measured.
+    steps: u64,
+}
+
+/// Measures one figure, prints it and gives its tenths back.
+pub(crate) fn figure(
+    name: &str,
+    unit: &str,
+    measure: impl FnOnce() -> Result<Measured, Failure>,
+) -> Option<u64> {
     let mut value = None;
+    println!("section {name}");
+    window::next_section();
     harness::run("bench", name, || {
         value = Some(measure()?);
         Ok(())
     });
-    if let Some(tenths) = value {
-        println!("bench {name} {}.{} {unit}", tenths / 10, tenths % 10);
+    if let Some(Measured { tenths, steps }) = value {
+        println!("bench {name} {}.{} {unit} {steps}", tenths / 10, tenths % 10);
     }
-    value
+    value.map(|measured| measured.tenths)
 }
 
 /// As [`figure`], in instructions.
-pub(crate) fn instructions(name: &str, measure: impl FnOnce() -> Result<u64, Failure>) -> Option<u64> {
+pub(crate) fn instructions(name: &str, measure: impl FnOnce() -> Result<Measured, Failure>) -> Option<u64> {
     figure(name, "instructions", measure)
 }
 
@@ -79,13 +116,18 @@ fn main(dtb: u64) -> ! {
     if !host.under_tenure {
         harness::abandon("no Tenure here");
     }
+    if host.machine.argument("scale") == Some(1) {
+        scale::run(&mut host, clock);
+        harness::finish();
+    }
     harness::run("bench", "blocks_can_be_split", || host.split_blocks());
     let populate = host::run(&mut host, clock);
     let scrub = guest::run(&mut host, clock);
     instructions("populate_2m_per_page_without_scrub", || match (populate, scrub) {
-        (Some(populate), Some(scrub)) => Ok(populate.saturating_sub(scrub)),
+        (Some(populate), Some(scrub)) => Ok(Measured { tenths: populate.saturating_sub(scrub), steps: 0 }),
         _ => fail!("the parts were not measured"),
     });
+    ranges::run(&mut host, clock);
     stretch::run(&mut host, clock);
     harness::finish()
 }

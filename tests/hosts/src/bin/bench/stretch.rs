@@ -8,29 +8,29 @@ use tenure_test_protocol::command;
 use tenure_test_rt::harness::Failure;
 use tenure_test_rt::{check, check_eq, cpu, fail, probe};
 
-use crate::{Clock, instructions};
+use crate::{Clock, Measured, Watch, instructions};
 
 /// Calls that can yield, each over as many pages as it will take at once.
 pub fn run(host: &mut Host, clock: Clock) {
     let mut longest = 0;
     instructions("longest_donate_call", || {
         let (tenths, _) = donate_and_destroy(host, clock)?;
-        longest = longest.max(tenths);
+        longest = longest.max(tenths.tenths);
         Ok(tenths)
     });
     instructions("longest_destroy_call", || {
         let (_, tenths) = donate_and_destroy(host, clock)?;
-        longest = longest.max(tenths);
+        longest = longest.max(tenths.tenths);
         Ok(tenths)
     });
     if longest > 0 {
-        instructions("longest_el2_stretch", || Ok(longest));
+        instructions("longest_host_call", || Ok(Measured { tenths: longest, steps: 1 }));
     }
-    instructions("longest_el2_stretch_range_512", || consent_of_512(host, clock));
+    instructions("consent_of_512_host_leaves", || consent_of_512(host, clock));
 }
 
 /// The longest of the DONATE calls of 1024 pages, and of the VM_DESTROY calls after it.
-fn donate_and_destroy(host: &mut Host, clock: Clock) -> Result<(u64, u64), Failure> {
+fn donate_and_destroy(host: &mut Host, clock: Clock) -> Result<(Measured, Measured), Failure> {
     const PAGES: u64 = 1024;
     let mut vm = Vm::new(host, vm_flags::PROTECTED)?;
     vm.top_up(host, 8)?;
@@ -57,11 +57,11 @@ fn donate_and_destroy(host: &mut Host, clock: Clock) -> Result<(u64, u64), Failu
         finished = reply.is_success() && regs.x(4) == 1;
     }
     vm.collect(host)?;
-    Ok((clock.tenths(donate, 1), clock.tenths(destroy, 1)))
+    Ok((clock.per_step(donate, 1), clock.per_step(destroy, 1)))
 }
 
 /// One all-or-nothing conversion of 512 pages whose host leaves EL2 drops itself.
-fn consent_of_512(host: &mut Host, clock: Clock) -> Result<u64, Failure> {
+fn consent_of_512(host: &mut Host, clock: Clock) -> Result<Measured, Failure> {
     let mut vm = Vm::new(host, vm_flags::PROTECTED)?;
     let outcome = (|| {
         vm.boot(host)?;
@@ -73,12 +73,12 @@ fn consent_of_512(host: &mut Host, clock: Clock) -> Result<u64, Failure> {
         let event = vm.order(host, command::UNSHARE, &[FREE_GFN * PAGE_SIZE, MAX_ATOMIC_PAGES, 0])?;
         let Event::Exit(page) = event else { fail!("the host was not asked: {event:x?}") };
         check_eq!(page.reason, exit::CONVERT);
-        let start = cpu::counter();
+        let watch = Watch::start();
         let reply = calls::consent(vm.handle, 0, page.sequence);
-        let ticks = cpu::counter().wrapping_sub(start);
+        let ticks = watch.ticks();
         check_eq!(reply, Reply::done(MAX_ATOMIC_PAGES));
         vm.resume(host)?;
-        Ok(clock.tenths(ticks, 1))
+        Ok(clock.per_step(ticks, 1))
     })();
     vm.destroy(host)?;
     outcome
