@@ -8,6 +8,7 @@ pub mod driver;
 #[cfg(target_arch = "aarch64")]
 pub mod guest;
 pub mod mapping;
+pub mod ring;
 pub mod roads;
 pub mod show;
 pub mod signal;

@@ -106,17 +106,22 @@ fn write_from(page: *mut u64) -> u64 {
     verdict(unsafe { libc::write(pipe()[1], page.cast(), 64) }, 1)
 }
 
-/// Has the kernel read eight bytes of a page in this very process: true if it could. It never kills: a system call that
-/// copies from a page that is not there is told EFAULT.
-pub fn peek(mapping: &Mapping, offset: usize) -> bool {
+/// Has the kernel read eight bytes of a page in this very process: their value, or `None` if it could not. It never kills: a
+/// system call that copies from a page that is not there is told EFAULT.
+pub fn peek(mapping: &Mapping, offset: usize) -> Option<u64> {
     let ends = pipe();
+    let mut value = 0u64;
     // SAFETY: eight bytes of a mapped page; the kernel answers EFAULT where it cannot read them.
     let result = unsafe { libc::write(ends[1], mapping.at(offset).cast(), 8) };
+    if result == 8 {
+        // SAFETY: eight bytes into a local variable.
+        unsafe { libc::read(ends[0], (&raw mut value).cast(), 8) };
+    }
     for end in ends {
         // SAFETY: our own descriptors, closed once.
         unsafe { libc::close(end) };
     }
-    result == 8
+    (result == 8).then_some(value)
 }
 
 fn read_into(page: *mut u64) -> u64 {

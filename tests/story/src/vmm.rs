@@ -8,13 +8,15 @@ use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 
 use anyhow::{Context, Result, ensure};
 use kvm_bindings::{
-    KVM_MEM_GUEST_MEMFD, kvm_create_guest_memfd, kvm_userspace_memory_region2, kvm_vcpu_init,
+    KVM_ARM_VCPU_POWER_OFF, KVM_MEM_GUEST_MEMFD, kvm_create_guest_memfd, kvm_userspace_memory_region2,
+    kvm_vcpu_init,
 };
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use tenure_abi::flags;
-use tenure_test_protocol as protocol;
+use tenure_test_protocol::{self as protocol, command};
 
 use crate::driver;
+use crate::guest::Guest;
 use crate::mapping::Mapping;
 
 /// Bytes of the guest's RAM.
@@ -34,6 +36,19 @@ pub const REG_PC: u64 = REG_X0 + 2 * 32;
 const REG_PSTATE: u64 = REG_X0 + 2 * 33;
 /// EL1 with SP_EL1, all exceptions masked.
 const PSTATE_EL1H: u64 = 0x3c5;
+
+/// Stacks of further vCPUs, behind the image and before the memory for experiments.
+const STACKS: u64 = protocol::ENTRY + 0x8_0000;
+const STACK: u64 = 0x4000;
+
+fn memory_of(vm: &VmFd, size: u64, shared: bool) -> Result<File> {
+    let flags = GMEM_MMAP | if shared { GMEM_INIT_SHARED } else { 0 };
+    let fd = vm
+        .create_guest_memfd(kvm_create_guest_memfd { size, flags, ..Default::default() })
+        .context("KVM_CREATE_GUEST_MEMFD")?;
+    // SAFETY: a new descriptor that nothing else owns.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
 
 /// A VM and its memory, before its vCPU is handed to a thread.
 pub struct Vm {
@@ -74,15 +89,7 @@ impl Vm {
         let vm = kvm.create_vm_with_type(vm_type).context("KVM_CREATE_VM")?;
         driver::set_rights(&vm, if kind.revoke { flags::vm::RIGHT_REVOKE } else { 0 })
             .context("SET_RIGHTS")?;
-        let gmem = vm
-            .create_guest_memfd(kvm_create_guest_memfd {
-                size: RAM,
-                flags: GMEM_MMAP | GMEM_INIT_SHARED,
-                ..Default::default()
-            })
-            .context("KVM_CREATE_GUEST_MEMFD")?;
-        // SAFETY: a new descriptor that nothing else owns.
-        let gmem = unsafe { File::from_raw_fd(gmem) };
+        let gmem = memory_of(&vm, RAM, true)?;
         let memory = Mapping::new(&gmem, RAM as usize).context("mmap of the guest_memfd")?;
         prepare(&memory);
         let region = kvm_userspace_memory_region2 {
@@ -125,14 +132,79 @@ impl Vm {
     /// # Errors
     /// The driver's.
     pub fn vcpu(&self) -> Result<VcpuFd> {
-        let vcpu = self.vm.create_vcpu(0).context("KVM_CREATE_VCPU")?;
-        let mut init = kvm_vcpu_init::default();
-        self.vm.get_preferred_target(&mut init).context("KVM_ARM_PREFERRED_TARGET")?;
-        vcpu.vcpu_init(&init).context("KVM_ARM_VCPU_INIT")?;
+        let vcpu = self.new_vcpu(0, 0)?;
         for (id, value) in [(REG_PC, protocol::ENTRY), (REG_X0, RAM), (REG_PSTATE, PSTATE_EL1H)] {
             vcpu.set_one_reg(id, &value.to_le_bytes()).with_context(|| format!("KVM_SET_ONE_REG {id:#x}"))?;
         }
         Ok(vcpu)
+    }
+
+    /// Creates a further vCPU, which is off until another turns it on.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn second_vcpu(&self, index: u64) -> Result<VcpuFd> {
+        self.new_vcpu(index, 1 << KVM_ARM_VCPU_POWER_OFF)
+    }
+
+    fn new_vcpu(&self, index: u64, features: u32) -> Result<VcpuFd> {
+        let vcpu = self.vm.create_vcpu(index).context("KVM_CREATE_VCPU")?;
+        let mut init = kvm_vcpu_init::default();
+        self.vm.get_preferred_target(&mut init).context("KVM_ARM_PREFERRED_TARGET")?;
+        init.features[0] |= features;
+        vcpu.vcpu_init(&init).context("KVM_ARM_VCPU_INIT")?;
+        Ok(vcpu)
+    }
+
+    /// Starts a guest with this many vCPUs, each of which takes commands.
+    ///
+    /// # Errors
+    /// The driver's, or the guest's.
+    pub fn start(&self, vcpus: u64) -> Result<Vec<Guest>> {
+        let first = self.vcpu()?;
+        let others = (1..vcpus).map(|index| self.second_vcpu(index)).collect::<Result<Vec<_>>>()?;
+        let mut guests = vec![Guest::start(first)?];
+        for (index, vcpu) in (1..).zip(others) {
+            let guest = Guest::begin(vcpu);
+            let stack = STACKS + index * STACK;
+            let [answer, ..] = guests[0].command(command::START, &[index, stack, STACK])?;
+            ensure!(answer == 0, "CPU_ON of vCPU {index}: {answer:#x}");
+            guest.ready()?;
+            guests.push(guest);
+        }
+        Ok(guests)
+    }
+
+    /// Another guest_memfd of this VM.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn more_memory(&self, size: u64, shared: bool) -> Result<File> {
+        memory_of(&self.vm, size, shared)
+    }
+
+    /// Puts pages of a guest_memfd at a guest address, as a slot.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn bind(&self, slot: u32, gpa: u64, memory: &File, offset: u64, len: u64) -> io::Result<()> {
+        self.region(kvm_userspace_memory_region2 {
+            slot,
+            flags: KVM_MEM_GUEST_MEMFD,
+            guest_phys_addr: gpa,
+            memory_size: len,
+            guest_memfd_offset: offset,
+            guest_memfd: memory.as_raw_fd() as u32,
+            ..Default::default()
+        })
+    }
+
+    /// Takes such a slot away.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn unbind(&self, slot: u32) -> io::Result<()> {
+        self.region(kvm_userspace_memory_region2 { slot, flags: KVM_MEM_GUEST_MEMFD, ..Default::default() })
     }
 
     /// Lends memory of this process to the guest as slot 2.

@@ -202,7 +202,10 @@ fn races(steps: &mut Steps, session: &Session, vm: &Vm, guest: &Guest) -> Result
         });
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
-                reads.fetch_add(u64::from(roads::peek(&vm.memory, offset as usize)), Ordering::Relaxed);
+                reads.fetch_add(
+                    u64::from(roads::peek(&vm.memory, offset as usize).is_some()),
+                    Ordering::Relaxed,
+                );
             }
         });
         let through = (|| -> Result<u64> {
