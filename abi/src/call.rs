@@ -64,7 +64,7 @@ constants! { "TENURE_CALL_";
     /// (pfn, count, kind) -> x4 = pages that finished draining, x5 = handle of the VM to wake or 0,
     /// x6 = pages that came back to the host.
     UNPIN = 0xC600_0129;
-    /// (pfn) -> x4 = the page word.
+    /// (pfn) -> x4 = the page word, x5 = the stage-2 descriptor that decides about the host's access there, x6 = its level.
     QUERY = 0xC600_012A;
     /// (handle, gfn, op) -> the verdict of an immediate attempt, x4 = the page word (0 if none), x5 = pfn,
     /// x6 = address status.

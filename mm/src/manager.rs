@@ -237,6 +237,12 @@ impl<'a, M: Machine> Mm<'a, M> {
         Ok(self.cell(frame)?.load())
     }
 
+    /// The stage-2 entry that decides about the host's access to a frame, and its level: for audits.
+    pub fn host_entry(&self, frame: Pfn) -> (u64, u32) {
+        let entry = self.host.walk(&self.machine, frame);
+        (entry.descriptor.0, entry.level)
+    }
+
     /// Counts frames by state over at most [`SCAN_CHUNK`] frames from `first` (frames that are no RAM are skipped).
     pub fn count(&self, first: Pfn, count: u64) -> (u64, Totals) {
         let count = count.min(SCAN_CHUNK);

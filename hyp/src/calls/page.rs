@@ -92,7 +92,10 @@ pub fn unpin(at: &mut Call<'_>) -> Reply {
 pub fn query(at: &mut Call<'_>) -> Reply {
     match mm().query(Pfn(at.arg(1))) {
         Ok(word) => {
+            let (descriptor, level) = mm().host_entry(Pfn(at.arg(1)));
             at.set(4, word.raw());
+            at.set(5, descriptor);
+            at.set(6, u64::from(level));
             Reply::done(1)
         }
         Err(refusal) => refusal.at(0),

@@ -111,7 +111,16 @@ impl Model {
 
     /// What an access of the host to a frame becomes (F1, U6, U9, F4). A leaf that is made stays.
     pub fn touch(&mut self, pfn: u64) -> Touch {
-        let Some(frame) = self.frames.get_mut(&pfn) else { return Touch::Abort };
+        let touch = self.reach(pfn);
+        if let (Touch::Frame, Some(frame)) = (touch, self.frames.get_mut(&pfn)) {
+            frame.host_leaf = frame.state != State::Host;
+        }
+        touch
+    }
+
+    /// What an access of the host would become.
+    pub fn reach(&self, pfn: u64) -> Touch {
+        let Some(frame) = self.frames.get(&pfn) else { return Touch::Abort };
         let may_have_leaf = match frame.state {
             State::Host => return Touch::Frame,
             State::Shared => true,
@@ -120,7 +129,6 @@ impl Model {
             State::Private | State::Hyp | State::Poison => false,
         };
         if frame.host_leaf || may_have_leaf {
-            frame.host_leaf = true;
             Touch::Frame
         } else if frame.scrap {
             Touch::Scrap

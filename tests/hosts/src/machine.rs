@@ -68,8 +68,13 @@ impl Machine {
 impl Machine {
     /// The number behind `name=` among the boot arguments.
     pub fn argument(&self, name: &str) -> Option<u64> {
+        self.word(name)?.parse().ok()
+    }
+
+    /// What stands behind `name=` among the boot arguments.
+    pub fn word(&self, name: &str) -> Option<&'static str> {
         let mut words = self.bootargs.split_whitespace();
-        words.find_map(|word| word.strip_prefix(name)?.strip_prefix('=')?.parse().ok())
+        words.find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
     }
 }
 

@@ -309,7 +309,7 @@ impl Vm {
                     }
                 }
                 exit::HYPERCALL if what == op::ARG => {
-                    self.answer(self.arguments.get(index as usize).copied().unwrap_or(0));
+                    self.answer_argument(index);
                 }
                 exit::HYPERCALL if what == op::NEXT => {
                     let [_, r0, r1, r2, r3, r4] = page.args;
@@ -335,13 +335,27 @@ impl Vm {
     /// # Errors
     /// A refused call.
     pub fn order(&mut self, host: &mut Host, command: u64, arguments: &[u64]) -> Result<Event, Failure> {
+        self.prepare_order(command, arguments)?;
+        self.run(host)
+    }
+
+    /// Lays an order out for the guest (it must be idle), which takes it when it runs next.
+    ///
+    /// # Errors
+    /// If the order takes another number of arguments.
+    pub fn prepare_order(&mut self, command: u64, arguments: &[u64]) -> TestResult {
         self.arguments = [0; 6];
         for (to, from) in self.arguments.iter_mut().zip(arguments) {
             *to = *from;
         }
         check_eq!(command::arguments(command), Some(arguments.len()), "order {command}");
         self.answer(command);
-        self.run(host)
+        Ok(())
+    }
+
+    /// Answers the guest's question for argument `index` of its order.
+    pub fn answer_argument(&self, index: u64) {
+        self.answer(self.arguments.get(index as usize).copied().unwrap_or(0));
     }
 
     /// Gives the guest an order that it must carry out without the test's help; its results.

@@ -47,6 +47,13 @@ pub fn wait_for_interrupt() {
     unsafe { asm!("wfi", options(nomem, nostack)) };
 }
 
+/// Tells `value` to whoever watches the machine from outside: HINT #86, which no architecture gives a meaning, with the value in
+/// x0.
+pub fn mark(value: u64) {
+    // SAFETY: an unallocated hint executes as NOP (DDI 0487 C6.2.122).
+    unsafe { asm!("hint #86", in("x0") value, options(nomem, nostack)) };
+}
+
 /// A hint that this is a spin loop, for both compiler and CPU.
 pub fn relax() {
     core::hint::spin_loop();

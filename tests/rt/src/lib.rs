@@ -8,6 +8,8 @@ pub mod call;
 pub mod console;
 pub mod cpu;
 pub mod harness;
+#[cfg(feature = "heap")]
+pub mod heap;
 pub mod memory;
 pub mod probe;
 pub mod smp;

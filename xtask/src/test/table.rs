@@ -61,13 +61,14 @@ fn bare_metal() -> Vec<Row> {
     }
     // The same seeds take the same steps: what failed once can be run again.
     for (cpu, gic, seed, steps, when) in [
-        ("cortex-a76", 3, 1, 20_000, When::Quick),
-        ("cortex-a53", 2, 2, 20_000, When::Always),
-        ("max", 3, 3, 20_000, When::Always),
-        ("cortex-a76", 3, 4, 1_000_000, When::Long),
+        ("cortex-a76", 3, 1, 5_000, When::Quick),
+        ("cortex-a53", 2, 2, 10_000, When::Always),
+        ("max", 3, 3, 10_000, When::Always),
+        ("cortex-a76", 3, 4, 100_000, When::Always),
+        ("cortex-a76", 3, 5, 1_000_000, When::Long),
     ] {
         let row = Row::host(&format!("bare/random-{cpu}-{steps}"), "host-random").on(cpu, 1, gic).when(when);
-        rows.push(row.words(&format!("seed={seed} steps={steps}")).seconds(60 + steps / 200));
+        rows.push(row.words(&format!("seed={seed} steps={steps}")).seconds(120 + steps / 200));
     }
     rows
 }

@@ -1,29 +1,49 @@
-//! The random tester: a host and two guests that do anything at all, and what must hold after each step.
+//! The random tester: a host and three guests that do anything at all, beside the reference model (`tenure-mm`'s `model`, the very
+//! source that the tests of the build machine use).
 //!
-//! `seed=` and `steps=` among the boot arguments choose the run; a failure names both, and the same seed takes the same steps. One
-//! CPU, so that nothing but the seed decides. It knows no right answers of calls: it knows what the page words, the host's own
-//! accesses, its ledger of pins, and the contents must be like whatever was answered.
+//! After each step what can be seen is compared with the model: the answer with done count, blocker and mask, or the exit; every
+//! frame's word (state, owner, leaves, pins); what the host's stage-2 table holds at every frame and the guest's at every address,
+//! or the address's status; contents as the host and the guests read them; the totals.
+//!
+//! Boot arguments: `seed=` and `steps=` choose the run. A failure names both, and the same seed takes the same steps; each depends
+//! on the seed and its number alone, so `only=0-17,40` takes a part of a run (`cargo xtask random` finds the smallest that still
+//! fails) and `tell=1` tells each step.
 #![no_std]
 #![no_main]
-#![allow(clippy::result_large_err)] // A failure holds its text: there is no heap.
+#![allow(clippy::result_large_err)] // A failure holds its text.
 
-mod arena;
-mod party;
-mod steps;
+extern crate alloc;
+
+mod compare;
+mod contents;
+mod dice;
+mod guest;
+mod host;
+mod op;
+mod tally;
+mod world;
 
 use tenure_test_hosts::totals::Totals;
-use tenure_test_hosts::{Host, calls};
+use tenure_test_hosts::{Host, calls, memory};
 use tenure_test_rt::harness::{self, TestResult};
-use tenure_test_rt::{check_eq, entry, note, println};
+use tenure_test_rt::{check, check_eq, cpu, entry, heap, note, println};
 
-use arena::Arena;
-use party::Party;
-use steps::Dice;
+use op::Op;
+use tally::Tally;
+use world::{VMS, World};
 
 entry!(main);
 
 const DEFAULT_SEED: u64 = 1;
 const DEFAULT_STEPS: u64 = 10_000;
+/// Steps after which calls by a handle that was never given are tried.
+const STALE: u64 = 256;
+/// Steps after which the addresses of all VMs are looked at; in between each step looks at those of one.
+const ALL: u64 = 16;
+/// Words of a page that the host reads, a different one each step: those that are written one by one, and others.
+const WORDS: u64 = 11;
+/// Frames of the heap.
+const HEAP: usize = 2048;
 
 fn main(dtb: u64) -> ! {
     println!("host-random: device tree at {dtb:#x}");
@@ -34,35 +54,66 @@ fn main(dtb: u64) -> ! {
     if !host.under_tenure {
         harness::abandon("no Tenure here");
     }
+    let Some(pages) = host.frames.take(HEAP, 1) else { harness::abandon("no memory for the heap") };
+    heap::give(memory::address(pages), HEAP as u64 * tenure_abi::PAGE_SIZE);
     let seed = host.machine.argument("seed").unwrap_or(DEFAULT_SEED);
     let steps = host.machine.argument("steps").unwrap_or(DEFAULT_STEPS);
     println!("note: seed={seed} steps={steps}");
     harness::run("random", "blocks_can_be_split", || host.split_blocks());
-    harness::run("random", "nothing_forbidden_happens", || random(&mut host, seed, steps));
+    harness::run("random", "the_machine_and_the_model_agree", || random(host, seed, steps));
     harness::finish()
 }
 
 /// The whole run; at its end everything is given back.
-fn random(host: &mut Host, seed: u64, steps: u64) -> TestResult {
+fn random(mut host: Host, seed: u64, steps: u64) -> TestResult {
+    let tell = host.machine.argument("tell").unwrap_or(0) != 0;
+    let only = host.machine.word("only");
+    host.top_up()?;
     let before = Totals::read()?;
-    let mut arena = Arena::new(host)?;
-    let mut parties = [Party::new(host, true)?, Party::new(host, false)?];
-    let mut dice = Dice::new(seed);
-    for step in 0..steps {
-        let outcome =
-            steps::take(host, &mut arena, &mut parties, &mut dice).and_then(|()| arena.audit(&mut dice));
+    let mut world = World::new(host)?;
+    let mut tally = Tally::default();
+    for step in (0..steps).filter(|step| only.is_none_or(|only| names(only, *step))) {
+        let op = Op::of(seed, step);
+        if tell {
+            println!("step {step}: {op:x?}");
+        }
+        cpu::mark(step);
+        let outcome = take(&mut world, op, step);
+        tally.add(op, core::mem::take(&mut world.tally));
         if let Err(failure) = outcome {
-            note!("seed={seed} step={step}");
+            note!("seed={seed} step={step} {op:x?}");
             return Err(failure);
         }
     }
-    note!("{} calls succeeded, {} were refused", dice.succeeded, dice.refused);
-    for party in &mut parties {
-        note!("exits of the last guest by reason {:?}", party.vm.exits);
-        party.vm.destroy(host)?;
-    }
-    arena.end(host)?;
-    check_eq!(calls::tenure_answers(), true);
-    check_eq!(Totals::read()?, before);
+    tally.tell();
+    let poisoned = world.end()?;
+    check!(calls::tenure_answers(), "Tenure is silent");
+    let mut after = Totals::read()?;
+    // What was poisoned is gone for good.
+    let [host, .., lost] = &mut after.states;
+    *host += poisoned;
+    *lost = lost.saturating_sub(poisoned);
+    check_eq!(after, before);
     Ok(())
+}
+
+fn take(world: &mut World, op: Op, step: u64) -> TestResult {
+    world.take(op)?;
+    if step.is_multiple_of(STALE) {
+        world.stale()?;
+    }
+    let vms = if step.is_multiple_of(ALL) { 0..VMS } else { step as usize % VMS..step as usize % VMS + 1 };
+    world.compare(vms)?;
+    world.compare_reads(step % WORDS)
+}
+
+/// Whether a list like `0-17,40` names this step.
+fn names(list: &str, step: u64) -> bool {
+    list.split(',').any(|part| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        match (first.parse::<u64>(), last.parse::<u64>()) {
+            (Ok(first), Ok(last)) => (first..=last).contains(&step),
+            _ => false,
+        }
+    })
 }
