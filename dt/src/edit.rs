@@ -87,7 +87,7 @@ impl Kind {
             (Some(Self::Root), b"chosen") => Self::Chosen,
             (Some(Self::Root), b"reserved-memory") => Self::Reserved,
             (Some(Self::Cpus), _) if tokens.peek_prop(b"device_type") == Some(b"cpu\0") => Self::Cpu,
-            (Some(Self::Root), _) if lists([b"arm,armv8-timer", b"arm,armv7-timer"]) => Self::Timer,
+            _ if lists([b"arm,armv8-timer", b"arm,armv7-timer"]) => Self::Timer,
             _ => Self::Other,
         }
     }
@@ -101,7 +101,7 @@ impl Kind {
             Self::Psci => &[b"compatible", b"method"],
             Self::Cpus => &[b"enable-method"],
             Self::Cpu => &[b"enable-method", b"cpu-release-addr"],
-            Self::Timer => &[b"interrupts", b"interrupt-names"],
+            Self::Timer => &[b"interrupts", b"interrupts-extended", b"interrupt-names"],
             Self::Chosen => &[b"bootargs", b"linux,initrd-start", b"linux,initrd-end"],
             Self::Root | Self::Reserved | Self::Other => &[],
         };
@@ -224,8 +224,8 @@ impl Edit<'_, '_, '_> {
     /// The physical timer's interrupt only, so that the host leaves the virtual one to guests.
     fn physical_timer_only(&mut self, tokens: &Tokens<'_>) -> Result<(), Full> {
         match physical_interrupt(tokens) {
-            Some(phys) => {
-                self.w.property("interrupts", &[phys])?;
+            Some((property, phys)) => {
+                self.w.property(property, &[phys])?;
                 self.w.property("interrupt-names", &[b"phys\0"])
             }
             // A node in a form that is not known is passed on without its interrupts: no timer is better than ours.
@@ -292,20 +292,30 @@ impl Edit<'_, '_, '_> {
     }
 }
 
-/// The specifier of the non-secure physical timer's interrupt: by name, or the second of four or five.
-fn physical_interrupt<'a>(tokens: &Tokens<'a>) -> Option<&'a [u8]> {
-    let all = tokens.peek_prop(b"interrupts")?;
-    let (index, count) = match tokens.peek_prop(b"interrupt-names") {
+/// The specifier of the non-secure physical timer's interrupt, and the property to write it to: by name, or the second
+/// of four or five.
+fn physical_interrupt<'a>(tokens: &Tokens<'a>) -> Option<(&'static str, &'a [u8])> {
+    // `interrupts-extended` takes precedence (DTSpec 2.4.1.3). Its entries begin with the controller's phandle, which is
+    // the same for all: per-CPU interrupts have one controller.
+    let (property, all, extended) = match tokens.peek_prop(b"interrupts-extended") {
+        Some(all) => ("interrupts-extended", all, true),
+        None => ("interrupts", tokens.peek_prop(b"interrupts")?, false),
+    };
+    let fits = |count: usize| {
+        let len = all.len().checked_div(count).filter(|len| *len > 0 && count * len == all.len())?;
+        let same = || all.chunks_exact(len).all(|entry| entry.get(..4) == all.get(..4));
+        (len.is_multiple_of(4) && (!extended || same())).then_some(len)
+    };
+    let (index, len) = match tokens.peek_prop(b"interrupt-names") {
         Some(names) => {
             let each = || names.split(|&b| b == 0).filter(|n| !n.is_empty());
-            (each().position(|n| n == b"phys")?, each().count())
+            (each().position(|n| n == b"phys")?, fits(each().count())?)
         }
         // Five of two, three or four cells each; else four.
-        None if all.len().is_multiple_of(20) && !all.len().is_multiple_of(16) => (1, 5),
-        None => (1, 4),
+        None if all.len().is_multiple_of(20) && !all.len().is_multiple_of(16) => (1, fits(5)?),
+        None => (1, fits(4).or_else(|| fits(5))?),
     };
-    let len = all.len().checked_div(count)?;
-    all.get(index * len..(index + 1) * len).filter(|v| !v.is_empty() && v.len().is_multiple_of(4))
+    Some((property, all.get(index * len..(index + 1) * len)?))
 }
 
 /// A number in this many cells.
@@ -381,6 +391,19 @@ mod tests {
         assert_eq!(value(&out, "/timer", "interrupt-names").unwrap(), b"phys\0");
         // Once more: by its name now.
         assert_eq!(value(&edited(&out), "/timer", "interrupts"), value(&out, "/timer", "interrupts"));
+    }
+
+    #[test]
+    fn the_timer_is_found_below_a_bus_and_by_extended_interrupts() {
+        let entry = |ppi: u32| [1u32, 1, ppi, 0x104];
+        for count in [4, 5] {
+            let all: Vec<u32> = [13, 14, 11, 10, 12][..count].iter().flat_map(|&ppi| entry(ppi)).collect();
+            let tree = sample::timer_below_a_bus(&all);
+            let out = edited(&tree);
+            let want: Vec<u8> = entry(14).iter().flat_map(|word| word.to_be_bytes()).collect();
+            assert_eq!(value(&out, "/soc/timer", "interrupts-extended").unwrap(), want, "{count}");
+            assert_eq!(value(&out, "/soc/timer", "interrupt-names").unwrap(), b"phys\0");
+        }
     }
 
     #[test]

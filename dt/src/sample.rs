@@ -105,6 +105,19 @@ pub fn virt() -> Vec<u8> {
     )
 }
 
+/// [`virt`], with a timer below a bus whose interrupts are these words.
+pub fn timer_below_a_bus(interrupts: &[u32]) -> Vec<u8> {
+    let bytes: Vec<u8> = interrupts.iter().flat_map(|word| word.to_be_bytes()).collect();
+    let mut tree = DeviceTree::from_fdt(&dtoolkit::fdt::Fdt::new(&virt()).unwrap());
+    tree.root.remove_child("timer");
+    tree.root.add_child(
+        node("soc").over(
+            node("timer").with("compatible", "arm,armv8-timer").with("interrupts-extended", &bytes[..]),
+        ),
+    );
+    tree.to_dtb()
+}
+
 /// [`virt`], with NOPs where a property and a node have been taken out.
 pub fn virt_with_nops() -> Vec<u8> {
     let mut tree = DeviceTree::from_fdt(&dtoolkit::fdt::Fdt::new(&virt()).unwrap());

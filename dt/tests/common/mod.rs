@@ -146,9 +146,6 @@ fn wrong_host(p: &Platform<'_>, placed: &Placed) -> Option<String> {
     {
         return Some(format!("no place left for a reservation of {wish:#x} bytes"));
     }
-    if let Err(why) = dtoolkit::fdt::Fdt::new(host) {
-        return Some(format!("dtoolkit: {why}"));
-    }
     match fdt::Fdt::new(host) {
         Err(why) => Some(format!("fdt: {why}")),
         Ok(other) if other.find_node("/hypervisor").is_none() => Some("fdt: no /hypervisor".into()),

@@ -1,5 +1,6 @@
 //! The tests of the build machine: `cargo test` of the default members, its summary lines passed on.
 
+use std::ffi::OsStr;
 use std::process::Stdio;
 use std::time::Instant;
 
@@ -8,7 +9,7 @@ use anyhow::{Context, Result};
 use super::report::Report;
 use super::row::When;
 use crate::setup::rust;
-use crate::{exec, ui};
+use crate::{exec, paths, ui};
 
 /// One call of `cargo test`.
 struct Group {
@@ -30,7 +31,16 @@ const GROUPS: &[Group] = &[
         flags: Some("--cfg loom"),
         when: When::Always,
     },
+    Group {
+        name: CORPUS,
+        args: &["-p", "tenure-dt", "--test", "corpus", "--", "--nocapture"],
+        flags: None,
+        when: When::Always,
+    },
 ];
+
+/// The group that reads the device trees of Debian's kernel package, where set-up has brought them.
+const CORPUS: &str = "host-corpus";
 
 /// Runs the groups of this scope.
 ///
@@ -39,11 +49,18 @@ const GROUPS: &[Group] = &[
 pub fn run(scope: When, report: &mut Report) -> Result<()> {
     for group in GROUPS.iter().filter(|group| group.when <= scope) {
         let begin = Instant::now();
+        let trees = paths::board_trees()?;
+        if group.name == CORPUS && !trees.is_dir() {
+            ui::line("test host-corpus ... skipped: `cargo xtask setup --boards` brings the device trees");
+            continue;
+        }
         let mut cargo = rust::cargo();
         cargo.args(["test", "--color", "never"]).args(group.args);
         if let Some(flags) = group.flags {
             cargo.env("RUSTFLAGS", flags);
         }
+        // Once is enough: in the group of all tests the corpus is empty.
+        cargo.env("TENURE_DTBS", if group.name == CORPUS { trees.as_os_str() } else { OsStr::new("") });
         ui::line(&format!("  {}: {}", group.name, exec::show(&cargo)));
         let output = cargo.stdin(Stdio::null()).output().context("cannot start cargo")?;
         let text = format!(
@@ -53,7 +70,7 @@ pub fn run(scope: When, report: &mut Report) -> Result<()> {
         );
         let log = exec::log_path(&format!("test-{}", group.name))?;
         std::fs::write(&log, &text)?;
-        text.lines().filter(|line| line.starts_with("test result:")).for_each(ui::line);
+        text.lines().filter(|line| is_summary(line)).for_each(ui::line);
         let (passed, failed) = counts(&text);
         let failure = (!output.status.success()).then(|| {
             text.lines().filter(|line| is_failure(line)).for_each(ui::line);
@@ -74,6 +91,11 @@ fn counts(text: &str) -> (usize, usize) {
     results.fold((0, 0), |(passed, failed), line| {
         (passed + number(line, " passed").unwrap_or(0), failed + number(line, " failed").unwrap_or(0))
     })
+}
+
+/// Lines worth showing of any run: how many passed, and what came of the device trees.
+fn is_summary(line: &str) -> bool {
+    line.starts_with("test result:") || line.starts_with("corpus:")
 }
 
 /// Lines worth showing of a failed run.
