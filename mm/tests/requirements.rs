@@ -217,6 +217,21 @@ fn drain_with_revoke_drains_and_a_later_revoke_revokes() {
     assert_eq!((late.reply, late.drained), (Reply::done(1), 0), "the drain has ended once");
 }
 
+/// U9: scrap stands in for a page that is private, and goes before the page is shared again.
+#[test]
+fn a_share_ends_the_redirection_to_scrap_before_the_host_gets_the_page() {
+    let mut world = World::with_guest(PROTECTED);
+    let page = world.frame(8);
+    world.share(0, 0, 1);
+    world.pin_cpu(page);
+    world.unshare(0, 0, 1, unshare::REVOKE);
+    assert_eq!(world.touch(page, Some(0xbad)), (Touch::Scrap, Some(0xbad)));
+    world.guest(0, 0, Some(7)).unwrap();
+    assert_eq!(world.share(0, 0, 1), Some(Reply::done(1)));
+    assert_eq!(world.fake().reachable(Vmid::HOST, Ipa(page.base().0), Kind::Read), vec![]);
+    assert_eq!(world.touch(page, None), (Touch::Frame, Some(7)));
+}
+
 /// U7.
 #[test]
 fn what_is_shared_with_the_host_is_never_executable_for_it() {
@@ -413,6 +428,35 @@ fn a_failed_allocation_at_each_site_leaves_no_trace_and_the_same_call_succeeds_l
         assert!(kept >= world.boot_pages && host_pool <= kept, "{kept} kept, {host_pool} in the host's pool");
     }
     assert!(shortages > 10, "only {shortages} shortages");
+}
+
+/// B1: with its pool spent on broken blocks, the host can still give it a page, out of a block that is whole.
+#[test]
+fn the_host_can_always_feed_its_own_pool() {
+    let mut world = World::new(Layout { frames: 8 * 512, spare: 1, blocks: true });
+    while world.drain_pool(None, 8).is_some_and(|pages| !pages.is_empty()) {}
+    world.create(0, PROTECTED);
+    assert_eq!(world.topup(Some(0), world.frame(0), 8), Some(Reply::done(8)));
+    world.set_status(0, 0, 16, status::PRIVATE);
+    let mut short = 0;
+    for block in 1..7 {
+        let page = world.frame(512 * block);
+        let donate = |world: &mut World| world.donate(0, block, page, 1, status::PRIVATE).unwrap();
+        let first = donate(&mut world);
+        if first.status == Status::NoMemory {
+            short += 1;
+            assert_eq!(first.mask, reply::HOST_POOL);
+            let from_whole_block = world.frame(512 * 7 + block);
+            assert_eq!(world.topup(None, from_whole_block, 1), Some(Reply::done(1)), "block {block}");
+            while donate(&mut world).status == Status::NoMemory {
+                let next = world.frame(512 * 7 + 16 + short);
+                assert_eq!(world.topup(None, next, 1), Some(Reply::done(1)), "block {block}");
+                short += 1;
+            }
+        }
+        assert_eq!(world.state(page), State::Private);
+    }
+    assert!(short > 1, "the pool was never short");
 }
 
 /// B5: after a panic of the host its crash kernel may look at all of RAM: zeros, read-only, and nothing is lost.

@@ -1,7 +1,8 @@
 //! `cargo xtask test`: the tests of the build machine, then bare-metal and Debian boots in QEMU.
 //!
 //! What is booted and what must be seen stands in [`table`]; [`host`] runs `cargo test`; [`boot`] runs one row;
-//! [`report`] prints and counts; `map` compares the documentation with the tests.
+//! [`report`] prints and counts; `map` compares the documentation with the tests; [`mutants`] tries the
+//! tests of the manager on faults.
 
 use std::time::Instant;
 
@@ -13,6 +14,7 @@ mod boot;
 mod host;
 #[cfg(test)]
 mod map;
+mod mutants;
 pub mod report;
 pub mod row;
 pub mod table;
@@ -56,6 +58,9 @@ enum Board {
 /// The name by which the filter knows the build machine's tests.
 const HOST: &str = "host";
 
+/// The name by which the filter knows the mutants of the manager: a few, with `--long` all; `mutants/TEXT` picks some.
+const MUTANTS: &str = "mutants";
+
 /// The task.
 ///
 /// # Errors
@@ -69,10 +74,11 @@ pub fn task(args: &Args) -> Result<()> {
         _ => When::Always,
     };
     if args.list {
-        let host = HOST.contains(&args.filter).then(|| println!("{HOST}"));
+        let own: Vec<&str> = own(scope, &args.filter).collect();
+        own.iter().for_each(|name| println!("{name}"));
         let rows = chosen(scope, &args.filter);
         rows.iter().for_each(|row| println!("{:<32} {}", row.name, row.config.name()));
-        ensure!(host.is_some() || !rows.is_empty(), "no test has `{}` in its name", args.filter);
+        ensure!(!own.is_empty() || !rows.is_empty(), "no test has `{}` in its name", args.filter);
         return Ok(());
     }
     let mut report = Report::default();
@@ -86,11 +92,14 @@ pub fn task(args: &Args) -> Result<()> {
 /// # Errors
 /// Those of set-up; and if there is no such test. A test or a build that fails is no error: the report knows.
 pub fn run(scope: When, filter: &str, report: &mut Report) -> Result<()> {
-    let host = HOST.contains(filter);
+    let own: Vec<&str> = own(scope, filter).collect();
     let rows = chosen(scope, filter);
-    ensure!(host || !rows.is_empty(), "no test has `{filter}` in its name");
-    if host {
+    ensure!(!own.is_empty() || !rows.is_empty(), "no test has `{filter}` in its name");
+    if own.contains(&HOST) {
         host::run(scope, report)?;
+    }
+    if own.contains(&MUTANTS) {
+        mutants::run(scope, filter, report)?;
     }
     if !rows.is_empty() {
         let machine = setup::ensure()?;
@@ -105,6 +114,13 @@ pub fn run(scope: When, filter: &str, report: &mut Report) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What runs on the build machine.
+fn own(scope: When, filter: &str) -> impl Iterator<Item = &'static str> {
+    let names = [(HOST, When::Quick), (MUTANTS, When::Always)];
+    let wanted = move |name: &str| name.contains(filter) || name == MUTANTS && filter.starts_with(MUTANTS);
+    names.into_iter().filter(move |(name, when)| *when <= scope && wanted(name)).map(|(name, _)| name)
 }
 
 fn chosen(scope: When, filter: &str) -> Vec<Row> {

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test stops where it fails")]
 
 pub mod calls;
+pub mod history;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -82,9 +83,12 @@ pub struct World {
 impl World {
     /// A machine that has booted: all frames are the host's and mapped for it.
     pub fn new(layout: Layout) -> Self {
-        // Two root pages, one table a level below for each 2 MiB begun, panic mode's page, the reserve.
+        // Two root pages, two tables of level 2, one of level 3 for each 2 MiB that is no block, panic mode's page, the
+        // reserve.
         let total = layout.frames + if layout.blocks { 512 } else { 0 };
-        let boot = 2 + 1 + 1 + total.div_ceil(512) + 1 + 2 + layout.spare;
+        let broken =
+            if layout.blocks { 1 + u64::from(!total.is_multiple_of(512)) } else { total.div_ceil(512) };
+        let boot = 2 + 1 + 1 + broken + 1 + 2 + layout.spare;
         let first = if layout.blocks { 512 } else { boot };
         let end = first + layout.frames;
         let word = |index: u64| match index {

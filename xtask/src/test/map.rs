@@ -5,8 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::table;
+use super::{mutants, table};
 use crate::paths;
+
+/// The table of the mutants, below `## Mutations`.
+const FAULTS: &str = "### Faults in the source";
 
 /// Everything that is compared.
 struct Pages<'a> {
@@ -54,6 +57,18 @@ fn complaints(pages: &Pages<'_>) -> Vec<String> {
             wrong.push(format!("nothing catches `{fault}`"));
         }
     }
+    let listed: BTreeSet<String> = table_of(pages.testing, FAULTS, 2)
+        .iter()
+        .map(|cells| format!("| {} | {} |", cells[0], cells[1]))
+        .collect();
+    let tried: BTreeSet<String> = mutants::all()
+        .map(|mutant| {
+            let tests: Vec<String> = mutant.tests.iter().map(|test| format!("`{test}`")).collect();
+            format!("| {} | {} |", mutant.fault, tests.join(" "))
+        })
+        .collect();
+    wrong.extend(tried.difference(&listed).map(|line| format!("the table of faults lacks\n{line}")));
+    wrong.extend(listed.difference(&tried).map(|line| format!("no such fault is tried:\n{line}")));
     for (what, tests) in
         mapped.iter().map(|(id, tests)| (*id, tests)).chain(mutations.iter().map(|(a, b)| (*a, b)))
     {
@@ -240,6 +255,8 @@ fn the_map_of_the_tests_can_be_wrong() {
     red(&without("| 30 |"), "30 has no test");
     red(&without("| TLBI of a dead VM |"), "is not among the mutations");
     red(&without("| `scenarios` |"), "is of a file that is not listed");
+    red(&without("| a count is not released |"), "lacks\n| a count is not released |");
+    red(&testing("| a count is not released |", "| a count is released |"), "no such fault is tried");
     red(&testing("| S5 |", "| S4 |"), "S4 has two lines");
     red(&testing("| S5 |", "| S55 |"), "S55 is no requirement");
     red(&testing("`attacks::poison_is_final`", "`attacks::poison_is_not`"), "is not in mm/tests/attacks.rs");
