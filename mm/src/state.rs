@@ -123,6 +123,12 @@ impl Quick {
         Self { mask: Self::WHOSE | pins | leaves, want, flip: Self::BETWEEN | leaf }
     }
 
+    /// A page that is in `state` already, where a call is made again: it stays as it is.
+    pub const fn already(vm: Slot, state: State) -> Self {
+        let mask = page::STATE.mask() | page::FROZEN.mask() | page::OWNER.mask();
+        Self { mask, want: page::OWNER.set(state as u64, vm.0 as u64), flip: 0 }
+    }
+
     /// The word is the common case; then it is not frozen.
     #[inline(always)]
     pub const fn matches(self, word: Word) -> bool {

@@ -194,7 +194,7 @@ fn the_quick_verdict_is_the_verdict() {
         };
         words = words.iter().flat_map(|word| values.iter().map(|value| field.set(*word, *value))).collect();
     }
-    let (mut shared, mut taken) = (0, 0);
+    let (mut shared, mut taken, mut done) = (0, 0, 0);
     for word in words.into_iter().map(Word::from_raw) {
         let quick = state::Quick::share(ME);
         if quick.matches(word) {
@@ -217,6 +217,19 @@ fn the_quick_verdict_is_the_verdict() {
             let verdict = state::unshare(word, ME, consent);
             assert_eq!(verdict, Ok(state::Unshare::DropHostLeaf(quick.next(word))), "{word:?}");
         }
+        let quick = state::Quick::already(ME, State::Shared);
+        if quick.matches(word) {
+            done += 1;
+            assert_eq!(state::share(word, ME), Ok(state::Share::Already), "{word:?}");
+            assert_eq!(quick.next(word), word);
+        }
+        let quick = state::Quick::already(ME, State::Private);
+        if quick.matches(word) {
+            done += 1;
+            for how in [PLAIN, UnshareHow { drain: true, ..PLAIN }, UnshareHow { revoke: true, ..PLAIN }] {
+                assert_eq!(state::unshare(word, ME, how), Ok(state::Unshare::Already), "{word:?}");
+            }
+        }
     }
-    assert!(shared > 0 && taken > 0);
+    assert!(shared > 0 && taken > 0 && done > 0);
 }

@@ -2,6 +2,7 @@
 
 use tenure_abi::MAX_ATOMIC_PAGES;
 use tenure_abi::flags::{status, unshare as flags};
+use tenure_abi::page::State;
 use tenure_abi::reply::{Reply, Status};
 
 use super::{Held, Seen, hold};
@@ -73,6 +74,15 @@ enum Step {
     Drain(Word),
 }
 
+/// A common case and what it needs.
+struct Run {
+    quick: Quick,
+    /// The host's leaves go.
+    drops: bool,
+    /// The contents go.
+    zero: bool,
+}
+
 impl Convert {
     fn step(self, word: Word, vm: &Vm) -> Result<Step, Refusal> {
         Ok(match self {
@@ -98,15 +108,22 @@ impl Convert {
         }
     }
 
-    /// The common case of this conversion, and whether it drops host leaves.
-    fn quick(self, vm: &Vm) -> Option<(Quick, bool)> {
-        match self {
-            Self::Share => Some((Quick::share(vm.slot()), false)),
-            Self::Unshare { how, contents: Contents::Keep | Contents::Zero } if !how.revoke => {
-                Some((Quick::unshare(vm.slot(), how.consent), how.consent))
+    /// The common cases of this conversion: pages that it changes, and, for a call that is made again when the host has
+    /// consented, pages that have changed.
+    fn runs(self, vm: &Vm) -> [Option<Run>; 2] {
+        let (usual, after) = match self {
+            Self::Share => {
+                let quick = Quick::share(vm.slot());
+                (Some(Run { quick, drops: false, zero: false }), State::Shared)
             }
-            Self::Unshare { .. } => None,
-        }
+            Self::Unshare { how, contents: contents @ (Contents::Keep | Contents::Zero) } if !how.revoke => {
+                let quick = Quick::unshare(vm.slot(), how.consent);
+                (Some(Run { quick, drops: how.consent, zero: contents == Contents::Zero }), State::Private)
+            }
+            Self::Unshare { .. } => (None, State::Private),
+        };
+        let already = Run { quick: Quick::already(vm.slot(), after), drops: false, zero: false };
+        [usual, Some(already)]
     }
 
     /// The status that an unpopulated address has afterwards.
@@ -226,13 +243,16 @@ impl<'a, M: Machine> Mm<'a, M> {
         let mut leaves = 0u64;
         let mut drain = None;
         let mut quick_pages = 0;
-        if let Some((quick, drops)) = op.quick(vm) {
+        for Run { quick, drops, zero } in op.runs(vm).into_iter().flatten() {
             quick_pages = self.freeze_run(vm, gfn, count, quick, &mut held);
             if quick_pages == count {
-                self.publish_run(quick, drops, op.contents() == Contents::Zero, &mut held);
+                self.publish_run(quick, drops, zero, &mut held);
                 return Reply::done(count);
             }
             leaves = if drops { quick_pages } else { 0 };
+            if quick_pages > 0 {
+                break;
+            }
         }
         for index in quick_pages..count {
             let seen = match self.look(&mut cursor, gfn.offset(index)) {

@@ -4,6 +4,8 @@
 //! and the memory mappings ([`mapping`]) need code of their own.
 
 pub mod change;
+#[cfg(target_arch = "aarch64")]
+pub mod clock;
 pub mod driver;
 #[cfg(target_arch = "aarch64")]
 pub mod guest;
