@@ -159,6 +159,26 @@ int tn_gmem_ready(struct tenure_gmem *gmem, u64 pgoff, struct page **found)
 	return err < 0 ? err : *found ? 0 : -EAGAIN;
 }
 
+/*
+ * The host's own leaf goes with the PTE, so that the guest's unshare always asks us while a PTE stands. Without it a thread
+ * of this kernel could take a reference through a PTE that was never used, and read what is private by then.
+ */
+static int tn_gmem_reach(struct tenure_gmem *gmem, u64 pgoff, struct page *page)
+{
+	struct tn_reply reply;
+
+	if (!tn_gmem_slot(gmem, pgoff))
+		return 0;
+	switch (tn_call(gmem->vm, &reply, TENURE_CALL_HOST_MAP, page_to_pfn(page), 1, 0, 0, 0)) {
+	case TENURE_SUCCESS:
+		return 0;
+	case TENURE_RETRY:
+		return -EAGAIN;
+	default:
+		return -EACCES;
+	}
+}
+
 static vm_fault_t tn_gmem_fault(struct vm_fault *vmf)
 {
 	struct tenure_gmem *gmem = vmf->vma->vm_file->private_data;
@@ -169,7 +189,7 @@ static vm_fault_t tn_gmem_fault(struct vm_fault *vmf)
 	if (vmf->pgoff >= gmem->pages)
 		return VM_FAULT_SIGBUS;
 	down_read(&gmem->sem);
-	err = tn_gmem_ready(gmem, vmf->pgoff, &page);
+	err = tn_gmem_ready(gmem, vmf->pgoff, &page) ?: tn_gmem_reach(gmem, vmf->pgoff, page);
 	switch (err) {
 	case 0:
 		/* The reference tells a conversion, and the lock a hole that is punched, that a mapping is being made. */

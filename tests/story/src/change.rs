@@ -133,3 +133,16 @@ impl Drop for Copy {
         unsafe { libc::waitpid(self.child, std::ptr::null_mut(), 0) };
     }
 }
+
+/// Binds this thread to one CPU.
+///
+/// # Errors
+/// Those of sched_setaffinity(2).
+pub fn run_on(cpu: usize) -> io::Result<()> {
+    // SAFETY: all zeros is a valid (empty) set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: a live set; a CPU number beyond it changes nothing.
+    unsafe { libc::CPU_SET(cpu, &mut set) };
+    // SAFETY: a live set of the size that is told; 0 is this thread.
+    told(unsafe { libc::sched_setaffinity(0, size_of_val(&set), &set) })
+}

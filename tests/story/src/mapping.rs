@@ -154,6 +154,17 @@ impl Drop for Mapping {
     }
 }
 
+/// Has the kernel copy 64 bits from an address of this process by way of a reference to the page, which it holds for a
+/// moment (process_vm_readv(2)): true if it could.
+pub fn copy_by_reference(address: usize) -> bool {
+    let mut value = 0u64;
+    let local = libc::iovec { iov_base: ptr::from_mut(&mut value).cast(), iov_len: 8 };
+    let remote = libc::iovec { iov_base: ptr::without_provenance_mut(address), iov_len: 8 };
+    let this = std::process::id() as libc::pid_t;
+    // SAFETY: eight bytes into a local variable; the kernel checks the other address itself.
+    unsafe { libc::process_vm_readv(this, &local, 1, &remote, 1, 0) == 8 }
+}
+
 /// Punches a hole into a file.
 ///
 /// # Errors

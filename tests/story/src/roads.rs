@@ -235,6 +235,11 @@ impl Road {
         }
     }
 
+    /// True if the system call failed with EFAULT, and the child lived.
+    pub fn is_efault(outcome: Outcome) -> bool {
+        outcome == Outcome::Value(EFAULT)
+    }
+
     /// The outcome in words.
     pub fn show(outcome: Outcome) -> String {
         match outcome {

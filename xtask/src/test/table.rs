@@ -87,6 +87,11 @@ fn debian() -> Vec<Row> {
             .expect(&["plain: passed *", "init: plain ended with 0"])
             .never(&["NOT AS IT MUST BE"])
             .seconds(120),
+        Row::debian("linux/blocks", "blocks")
+            .with_programs()
+            .expect(&["blocks: passed *", "holders: passed *", "init: blocks ended with 0"])
+            .never(&["NOT AS IT MUST BE"])
+            .seconds(180),
         Row::debian("linux/convert", "convert")
             .with_programs()
             .expect(&["convert: passed *", "init: convert ended with 0"])

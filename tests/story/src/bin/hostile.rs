@@ -36,7 +36,7 @@ fn place(index: u64) -> (u64, u64) {
 fn attacks(steps: &mut Steps) -> Result<()> {
     let session = Session::open().context("cannot open /dev/tenure")?;
     let image = fs::read("/lib/guest-basic").context("no guest in the initramfs (/lib/guest-basic)")?;
-    let vm = Vm::new(Kind { protected: true, revoke: false })?;
+    let vm = Vm::new(Kind { protected: true, revoke: true })?;
     vm.place(&image, true)?;
     registers(steps, &vm)?;
     let vcpu = vm.vcpu()?;
@@ -49,7 +49,8 @@ fn attacks(steps: &mut Steps) -> Result<()> {
         let outcome = road.take(&vm.memory, offset as usize)?;
         steps.check(&format!("never shared: {}", road.name), Road::show(outcome), road.ends_well(outcome));
     }
-    // A PTE of the time when it was shared still stands: the hypervisor refuses.
+    // A PTE of the time when it was shared still stands: the hypervisor refuses. (The driver takes PTEs away with the
+    // page; a REVOKE asks nobody, and what was revoked and shared again is taken back without a word to the host.)
     let aborts = || session.info().map(|info| info.value[info::HOST_ABORTS as usize]);
     let before = aborts()?;
     for (index, road) in (1..).zip(ROADS.iter().chain([&KERNEL_ROAD])) {
@@ -59,7 +60,12 @@ fn attacks(steps: &mut Steps) -> Result<()> {
         ensure!(guest.call(command::SHARE, &[gpa, 1])?.is_success(), "share");
         let mut unshared = None;
         let outcome = road.take_stale(&vm.memory, offset as usize, || {
-            unshared = Some(guest.call(command::UNSHARE, &[gpa, 1, 0]));
+            unshared = Some(
+                guest
+                    .call(command::UNSHARE, &[gpa, 1, unshare::REVOKE])
+                    .and_then(|_| guest.call(command::SHARE, &[gpa, 1]))
+                    .and_then(|_| guest.call(command::UNSHARE, &[gpa, 1, 0])),
+            );
             Ok(())
         })?;
         let reply = unshared.context("the child did not wait")??;
