@@ -10,7 +10,7 @@ use tenure_boards::power::{self, Power};
 use tenure_dt::{Device, Platform, Region, check, read};
 
 use crate::panic::refuse;
-use crate::{console, host, percpu, psci};
+use crate::{console, host, percpu, psci, vm};
 
 pub mod head;
 pub mod image;
@@ -125,6 +125,7 @@ fn start(blob: Region) -> ! {
     if let Err(why) = memory::build(&platform, &plan) {
         refuse(format_args!("{why}"))
     }
+    vm::set_up(&platform);
     psci::set_up(&platform, power);
     if let Err(mpidr) = spin::collect(&platform) {
         refuse(format_args!("the CPU with MPIDR {mpidr:#x} does not come out of its spin table"))

@@ -3,6 +3,9 @@
 //! `tenure-mm` owns the VM's life (handle, gate, teardown). Here each of its slots has an array of vCPUs. A call that uses
 //! them holds the manager's [`VmRef`](tenure_mm::VmRef), so the slot cannot be given to another VM meanwhile.
 
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use tenure_dt::{Gic, Platform};
 use tenure_mm::sync::{Lock, lock};
 use tenure_mm::{MAX_VMS, Slot, VmHandle};
 
@@ -24,6 +27,24 @@ pub struct Cpus {
 struct Gate {
     handle: u64,
     closed: bool,
+}
+
+/// See [`are_offered`].
+static OFFERED: AtomicBool = AtomicBool::new(false);
+
+/// Notes whether this board can have VMs, and says so if it cannot.
+pub fn set_up(platform: &Platform<'_>) {
+    let offered = platform.gic != Gic::None;
+    OFFERED.store(offered, Ordering::Relaxed);
+    if !offered {
+        log::info!("no GIC: interrupts are the host's alone, and there are no guests on this board");
+    }
+}
+
+/// Whether VMs can be created on this board. Without a GIC they cannot: a guest's timer that has fired could not be held
+/// off by the controller while the guest handles it, nor could a virtual interface ever stand in for one.
+pub fn are_offered() -> bool {
+    OFFERED.load(Ordering::Relaxed)
 }
 
 static VMS: [Cpus; MAX_VMS] = [const { Cpus::new() }; MAX_VMS];

@@ -15,7 +15,7 @@ use super::Call;
 use crate::machine::mm;
 use crate::vcpu::run_page::HostPage;
 use crate::vcpu::world::forced_types;
-use crate::vm::MAX_VCPUS;
+use crate::vm::{self, MAX_VCPUS};
 use crate::{ring, stats, trace};
 
 /// Pages that VM_ACTIVATE takes: the root table and the scrap frame.
@@ -24,7 +24,8 @@ const MIN_POOL: u64 = 2;
 /// FEATURES.
 pub fn features(at: &mut Call<'_>) -> Reply {
     let fwb = if forced_types() { feature::FWB } else { 0 };
-    at.set(4, feature::GUESTS | fwb);
+    let guests = if vm::are_offered() { feature::GUESTS } else { 0 };
+    at.set(4, guests | fwb);
     Reply::done(0)
 }
 

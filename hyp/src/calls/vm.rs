@@ -27,6 +27,9 @@ pub fn with(at: &Call<'_>, f: impl FnOnce(&VmRef<'static>) -> Reply) -> Reply {
 /// VM_CREATE(flags).
 #[inline(never)]
 pub fn create(at: &mut Call<'_>) -> Reply {
+    if !vm::are_offered() {
+        return Reply::refused(Status::NotSupported);
+    }
     match mm().vm_create(at.arg(1)) {
         Ok(handle) => {
             at.set(4, handle.0);
