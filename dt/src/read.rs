@@ -204,15 +204,25 @@ fn device<'a>(path: &Path<'a>) -> Option<Device<'a>> {
 /// The first device that works and is compatible with one of `names`, in a tree that [`check`](crate::check::check) has
 /// passed.
 pub fn find<'a>(tree: &'a [u8], names: &[&str]) -> Option<Device<'a>> {
+    let is_it = |node: &Node<'_>| Nature::of(node).is(names) && node.is_enabled();
+    first(tree, |path| path.last().is_some_and(is_it))
+}
+
+/// The UART that `stdout-path` names, in a tree that has passed but that [`read`] may refuse: somebody must be told why.
+pub fn console(tree: &[u8]) -> Option<Device<'_>> {
+    let wanted = console_path(&Tokens::new(tree)?)?;
+    first(tree, |path| is_at(path, wanted))
+}
+
+/// The first node that is meant, as a device.
+fn first<'a>(tree: &'a [u8], is_meant: impl Fn(&Path<'a>) -> bool) -> Option<Device<'a>> {
     let mut walk = Tokens::new(tree)?;
     let mut path = Path::new();
     while let Some(token) = walk.next() {
         match token {
             Token::Begin(name) => {
-                let node = Node { name, properties: walk.clone() };
-                let wanted = Nature::of(&node).is(names) && node.is_enabled();
-                path.try_push(node).ok()?;
-                if wanted {
+                path.try_push(Node { name, properties: walk.clone() }).ok()?;
+                if is_meant(&path) {
                     return device(&path);
                 }
             }
@@ -275,6 +285,7 @@ mod tests {
             "the one that works"
         );
         assert_eq!(find(&tree, &["arm"]), None);
+        assert_eq!(console(&tree), read(&tree).unwrap().console);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use tenure_arch::{cpu, vectors};
 use tenure_boards::console::{Console, FALLBACK_PL011, Place};
 use tenure_boards::power::{self, Power};
-use tenure_dt::{Device, Platform, Region, check, read};
+use tenure_dt::{Conduit, Device, Platform, Region, check, read};
 
 use crate::panic::refuse;
 use crate::{console, host, percpu, psci, vm};
@@ -85,8 +85,7 @@ fn refuse_early(tree: u64, why: &str) -> ! {
     use core::fmt::Write;
     // SAFETY: the tree was not changed, and this CPU is alone.
     let blob = tree_at(tree).map(|r| unsafe { bytes(r) });
-    let platform = blob.filter(|b| check::check(b).is_ok()).and_then(|b| read::read(b).ok());
-    let uart = platform.as_ref().and_then(|p| p.console);
+    let uart = blob.filter(|b| check::check(b).is_ok()).and_then(read::console);
     // SAFETY: the MMU is off (or was off at EL1), the tree says that the UART is there, and nobody else uses it.
     let named = uart.and_then(|u| unsafe { Console::new(uart_place(&u), |n| u.is(n)) });
     // SAFETY: as above, but on a guess: the one board that gives no clue. This CPU stops here in any case.
@@ -104,18 +103,18 @@ fn start(blob: Region) -> ! {
     let tree = match check::check(data) {
         Ok(tree) => tree,
         Err(why) => {
-            use_console(None);
+            guess_console();
             refuse(format_args!("the device tree is malformed: {why:?}"))
         }
     };
     let platform = match read::read(tree) {
         Ok(platform) => platform,
         Err(why) => {
-            use_console(None);
+            use_console(read::console(tree));
             refuse(format_args!("the device tree cannot be used: {why}"))
         }
     };
-    use_console(Some(&platform));
+    use_console(platform.console);
     log::info!("Tenure {} at {:#x}", env!("CARGO_PKG_VERSION"), image::whole().base);
     let mut plan = match memory::plan(&platform, blob) {
         Ok(plan) => plan,
@@ -145,23 +144,22 @@ fn start(blob: Region) -> ! {
     host::enter(entry.pc, entry.tree)
 }
 
-/// Finds and maps the console that the tree names, or the fallback when there is no tree to ask.
-fn use_console(platform: Option<&Platform<'_>>) {
-    let uart = match platform {
-        Some(p) => p.console.map(|u| (u.registers, Some(u))),
-        None => Some((Region { base: FALLBACK_PL011 as u64, size: 0x1000 }, None)),
-    };
-    let Some((registers, uart)) = uart else { return console::set_up(None) };
-    if mmu::map(registers.pages(), tenure_arch::stage1::Attr::Device, None).is_err() {
-        return console::set_up(None);
-    }
-    let base = registers.base as usize;
-    console::set_up(match uart {
-        // SAFETY: the tree says so, the registers are mapped as device memory, and only `console` has them.
-        Some(u) => unsafe { Console::new(uart_place(&u), |n| u.is(n)) },
-        // SAFETY: a guess, as in `refuse_early`.
-        None => unsafe { Console::pl011(base) },
-    });
+/// Maps the console that the tree names, and writes to it from here on.
+fn use_console(uart: Option<Device<'_>>) {
+    let mapped = uart.filter(|u| map_registers(u.registers));
+    // SAFETY: the tree says so, the registers are mapped as device memory, and only `console` has them.
+    console::set_up(mapped.and_then(|u| unsafe { Console::new(uart_place(&u), |n| u.is(n)) }));
+}
+
+/// Without a tree to ask: as [`use_console`], for the one board that gives no clue.
+fn guess_console() {
+    let mapped = map_registers(Region { base: FALLBACK_PL011 as u64, size: 0x1000 });
+    // SAFETY: a guess, as in `refuse_early`: this CPU stops in any case.
+    console::set_up(mapped.then(|| unsafe { Console::pl011(FALLBACK_PL011) }).flatten());
+}
+
+fn map_registers(registers: Region) -> bool {
+    mmu::map(registers.pages(), tenure_arch::stage1::Attr::Device, None).is_ok()
 }
 
 fn uart_place(uart: &Device<'_>) -> Place {
@@ -170,11 +168,11 @@ fn uart_place(uart: &Device<'_>) -> Place {
 
 /// The board's own power block, where its firmware offers no PSCI: found in the tree, and mapped.
 fn power_block(tree: &[u8], platform: &Platform<'_>) -> Option<Power> {
-    if platform.psci.is_some() {
+    if platform.psci == Some(Conduit::Smc) {
         return None;
     }
     let block = read::find(tree, &power::COMPATIBLE)?.registers;
-    if block.size < Power::SIZE || mmu::map(block.pages(), tenure_arch::stage1::Attr::Device, None).is_err() {
+    if block.size < Power::SIZE || !map_registers(block) {
         return None;
     }
     // SAFETY: the tree says so, and the registers are mapped as device memory.

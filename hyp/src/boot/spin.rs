@@ -8,14 +8,16 @@
 
 use core::sync::atomic::Ordering;
 
-use tenure_arch::{cache, cpu};
+use tenure_arch::{cache, cpu, sysreg};
 use tenure_dt::Platform;
 
 use super::head;
 use crate::percpu;
 
-/// Polls for a CPU to come: seconds.
-const PATIENCE: u32 = 1 << 28;
+/// Seconds that a CPU has to come; and the polls, should the counter stand still.
+const PATIENCE_SECONDS: u64 = 5;
+/// See [`PATIENCE_SECONDS`].
+const PATIENCE_POLLS: u32 = u32::MAX;
 /// A CPU that just went to sleep when the event came is woken by the next, so many polls later.
 const POLLS_PER_EVENT: u32 = 1 << 16;
 
@@ -35,14 +37,17 @@ pub fn collect(platform: &Platform<'_>) -> Result<(), u64> {
         cache::clean_invalidate(release as usize, size_of::<u64>());
     }
     for cpu in waiting() {
+        let begin = sysreg::cntvct_el0();
+        let limit = PATIENCE_SECONDS * sysreg::cntfrq_el0().clamp(1 << 20, 1 << 30);
         let has_come = || percpu::by_mpidr(cpu.mpidr).is_some_and(|c| c.arrived.load(Ordering::Acquire));
-        let came = (0..PATIENCE).any(|poll| {
+        let mut polls = (0..PATIENCE_POLLS).take_while(|_| sysreg::cntvct_el0().wrapping_sub(begin) < limit);
+        let came = polls.any(|poll| {
             if poll.is_multiple_of(POLLS_PER_EVENT) {
                 cpu::send_event();
             }
             has_come()
         });
-        if !came {
+        if !came && !has_come() {
             return Err(cpu.mpidr);
         }
     }
