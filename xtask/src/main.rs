@@ -15,10 +15,12 @@ mod image;
 mod initramfs;
 mod paths;
 mod qemu;
+mod random;
 mod run;
 mod setup;
 mod test;
 mod ui;
+mod watch;
 
 /// The build tool of Tenure, a type-1 hypervisor for arm64.
 ///
@@ -38,6 +40,7 @@ enum Task {
     Run(run::Args),
     Test(test::Args),
     Bench(bench::Args),
+    Random(random::Args),
     Image(image::Args),
     Ci(ci::Args),
 }
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Task::Run(args) => run::task(&args),
         Task::Test(args) => test::task(&args),
         Task::Bench(args) => bench::task(&args),
+        Task::Random(args) => random::task(&args),
         Task::Image(args) => image::task(&args),
         Task::Ci(args) => ci::task(&args),
     };

@@ -137,7 +137,7 @@ fn parts(rows: &[Row]) -> Vec<build::Part> {
     if rows.iter().any(|row| row.unknown_resets) {
         parts.push(build::Part::HypUnknownResets);
     }
-    if any(|kind| matches!(kind, Kind::Host { .. })) {
+    if any(|kind| matches!(kind, Kind::Host { .. } | Kind::Random { .. })) {
         parts.push(build::Part::Bare);
     }
     if any(|kind| matches!(kind, Kind::Debian { .. })) {

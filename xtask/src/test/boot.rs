@@ -12,6 +12,7 @@ use crate::initramfs::{self, Contents};
 use crate::qemu::console::{Watch, matches};
 use crate::qemu::runner::{self, End};
 use crate::qemu::{self, Config, Payload};
+use crate::random::Run;
 use crate::setup::Machine;
 use crate::setup::debs::Flavour;
 use crate::{build, exec, paths, run, ui};
@@ -45,6 +46,12 @@ impl<'a> Boots<'a> {
     /// If QEMU cannot be started.
     pub fn run(&self, row: &Row, report: &mut Report) -> Result<()> {
         let begin = Instant::now();
+        if let Kind::Random { seed, steps } = row.kind {
+            let run = Run { config: row.config.clone(), seed, steps, only: None, tell: false };
+            let failure = run.test(&row.name)?;
+            report.one(&row.name, failure, begin.elapsed());
+            return Ok(());
+        }
         let qemu = row.config.command(&self.payload(row)?);
         let mut expected = row.expect.clone();
         let last = match &row.kind {
@@ -83,15 +90,16 @@ impl<'a> Boots<'a> {
                 let bootargs = run::bootargs(run, &row.bootargs);
                 Payload::Tenure { image, kernel: debian(), initrd: self.full.clone(), bootargs }
             }
-            Kind::Host { name } => Payload::Tenure {
-                image,
-                kernel: build::bare(name),
-                initrd: None,
-                bootargs: row.bootargs.clone(),
-            },
+            Kind::Host { name } => host(image, name, &row.bootargs),
+            Kind::Random { seed, steps } => host(image, "host-random", &format!("seed={seed} steps={steps}")),
             Kind::Tree(kind) => tree(&row.config, *kind)?,
         })
     }
+}
+
+/// A bare-metal host.
+fn host(image: PathBuf, name: &str, bootargs: &str) -> Payload {
+    Payload::Tenure { image, kernel: build::bare(name), initrd: None, bootargs: bootargs.to_owned() }
 }
 
 /// A machine whose device tree is not what Tenure needs.

@@ -33,6 +33,13 @@ pub enum Kind {
         /// Its file name.
         name: String,
     },
+    /// The random tester under Tenure, watched from outside; a failure is made short.
+    Random {
+        /// Which run.
+        seed: u64,
+        /// How long it is.
+        steps: u64,
+    },
 }
 
 /// The device tree in x0.
@@ -108,6 +115,11 @@ impl Row {
     /// A bare-metal host under Tenure.
     pub fn host(name: &str, host: &str) -> Self {
         Self::new(name, Kind::Host { name: host.to_owned() })
+    }
+
+    /// A run of the random tester.
+    pub fn random(name: &str, seed: u64, steps: u64) -> Self {
+        Self::new(name, Kind::Random { seed, steps })
     }
 
     pub fn on(mut self, cpu: &str, cpus: u8, gic: u8) -> Self {
