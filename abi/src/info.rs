@@ -35,4 +35,6 @@ constants! { "TENURE_INFO_";
     MIN_POOL = 9;
     /// Stage-2 TLB invalidations issued.
     TLBIS = 10;
+    /// Calls of the host to the firmware that were refused.
+    SMCS_REFUSED = 11;
 }

@@ -22,6 +22,8 @@ pub struct Record {
 constants! { "TENURE_TRACE_";
     /// An access of the host was refused.
     HOST_ABORT = 1;
+    /// A call of the host to the firmware was refused: `a` is its id, `b` its first argument.
+    SMC_REFUSED = 2;
 }
 
 const _: () = assert!(size_of::<Record>() as u64 == RECORD_SIZE);

@@ -193,6 +193,8 @@ pub struct Platform<'a> {
     pub psci: Option<Conduit>,
     /// The interrupt controller.
     pub gic: Gic,
+    /// What the first IOMMU that works is compatible with.
+    pub iommu: Option<&'a str>,
     /// The console.
     pub console: Option<Device<'a>>,
     /// The host's kernel image (`multiboot,kernel`).

@@ -66,6 +66,9 @@ fn node_of_interest<'a>(p: &mut Platform<'a>, path: &Path<'a>) -> Result<(), Ref
         _ => b"",
     };
     let nature = Nature::of(node);
+    if nature.is_iommu && node.is_enabled() {
+        p.iommu = p.iommu.or(node.text("compatible"));
+    }
     if path.len() == 1 {
         p.compatible = node.property("compatible").unwrap_or_default();
     } else if memory::is_memory(path, &nature) {
@@ -254,6 +257,9 @@ mod tests {
         assert_eq!(p.bootargs, Some("console=ttyAMA0 rdinit=/init"));
         assert_eq!(p.ramdisk, Some(Region { base: 0x4800_0000, size: 0x10_0000 }));
         assert_eq!(p.reserved.len(), 1);
+        assert_eq!(p.iommu, None);
+        let tree = sample::with_iommus();
+        assert_eq!(read(&tree).unwrap().iommu, Some("arm,smmu-v3"));
     }
 
     #[test]

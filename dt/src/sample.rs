@@ -118,6 +118,16 @@ pub fn timer_below_a_bus(interrupts: &[u32]) -> Vec<u8> {
     tree.to_dtb()
 }
 
+/// [`virt`], with an IOMMU that is disabled and one that is not.
+pub fn with_iommus() -> Vec<u8> {
+    let mut tree = DeviceTree::from_fdt(&dtoolkit::fdt::Fdt::new(&virt()).unwrap());
+    let iommu =
+        |name: &str, compatible: &str| node(name).with("compatible", compatible).with("#iommu-cells", 1u32);
+    tree.root.add_child(iommu("iommu@1", "arm,mmu-500").with("status", "disabled"));
+    tree.root.add_child(iommu("iommu@2", "arm,smmu-v3"));
+    tree.to_dtb()
+}
+
 /// [`virt`], with NOPs where a property and a node have been taken out.
 pub fn virt_with_nops() -> Vec<u8> {
     let mut tree = DeviceTree::from_fdt(&dtoolkit::fdt::Fdt::new(&virt()).unwrap());

@@ -126,6 +126,7 @@ fn start(blob: Region) -> ! {
     }
     vm::set_up(&platform);
     psci::set_up(&platform, power);
+    host::call::set_up(&platform);
     if let Err(mpidr) = spin::collect(&platform) {
         refuse(format_args!("the CPU with MPIDR {mpidr:#x} does not come out of its spin table"))
     }

@@ -16,7 +16,7 @@ use crate::machine::mm;
 use crate::{boot, percpu};
 
 mod abort;
-mod call;
+pub mod call;
 
 /// `VTTBR_EL2` of the host: VMID 0 and its root tables.
 pub fn vttbr() -> u64 {

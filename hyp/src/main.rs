@@ -11,6 +11,7 @@
 mod boot;
 mod calls;
 mod console;
+mod dma;
 mod guest;
 mod host;
 mod machine;

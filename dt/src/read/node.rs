@@ -54,11 +54,13 @@ impl<'a> Node<'a> {
     }
 }
 
-/// The two properties that say what a node is.
+/// The properties that say what a node is.
 #[derive(Clone, Copy, Default)]
 pub struct Nature<'a> {
     compatible: &'a [u8],
     pub device_type: &'a [u8],
+    /// Other nodes name it as what translates their addresses (`#iommu-cells`).
+    pub is_iommu: bool,
 }
 
 impl<'a> Nature<'a> {
@@ -69,6 +71,7 @@ impl<'a> Nature<'a> {
             match token {
                 Token::Prop(_, b"compatible", value) => nature.compatible = value,
                 Token::Prop(_, b"device_type", value) => nature.device_type = value,
+                Token::Prop(_, b"#iommu-cells", _) => nature.is_iommu = true,
                 Token::Prop(..) => {}
                 Token::Begin(_) | Token::End => break,
             }

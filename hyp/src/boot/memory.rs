@@ -185,6 +185,6 @@ pub fn report(platform: &Platform<'_>, plan: &Layout) {
     if plan.crowded {
         log::warn!("a reservation that the host is to place itself finds no room");
     }
-    log::info!("no IOMMU is driven: devices can reach every page of RAM, private ones too");
+    crate::dma::report(platform);
     log::info!("memory kept {kept} KiB of {} MiB ({}.{:03} %)", total >> 20, share / 1000, share % 1000);
 }

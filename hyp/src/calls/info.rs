@@ -16,7 +16,7 @@ use crate::machine::mm;
 use crate::vcpu::run_page::HostPage;
 use crate::vcpu::world::forced_types;
 use crate::vm::{self, MAX_VCPUS};
-use crate::{ring, stats, trace};
+use crate::{dma, ring, stats, trace};
 
 /// Pages that VM_ACTIVATE takes: the root table and the scrap frame.
 const MIN_POOL: u64 = 2;
@@ -25,7 +25,8 @@ const MIN_POOL: u64 = 2;
 pub fn features(at: &mut Call<'_>) -> Reply {
     let fwb = if forced_types() { feature::FWB } else { 0 };
     let guests = if vm::are_offered() { feature::GUESTS } else { 0 };
-    at.set(4, guests | fwb);
+    let dma = if dma::CONTAINED { feature::DMA_CONTAINED } else { 0 };
+    at.set(4, guests | fwb | dma);
     Reply::done(0)
 }
 
@@ -46,6 +47,7 @@ pub fn info(at: &mut Call<'_>) -> Reply {
         figure::SCRAP_TOUCHES => mm.stats.scrap_touches.load(Ordering::Relaxed),
         figure::MIN_POOL => MIN_POOL,
         figure::TLBIS => stats::tlbis(),
+        figure::SMCS_REFUSED => stats::refused_smcs(),
         _ => return Reply::refused(Status::Invalid),
     };
     at.set(4, value);

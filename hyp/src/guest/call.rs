@@ -10,6 +10,7 @@ use tenure_arch::sysreg;
 use tenure_mm::Gfn;
 
 use super::{Next, convert, plain, psci};
+use crate::dma;
 use crate::machine::mm;
 use crate::vcpu::context::{After, Context};
 
@@ -102,8 +103,7 @@ fn query(context: &mut Context, ipa: u64) -> Next {
         Ok(seen) => {
             context.frame.x[4] = seen.frame.map_or(0, |(_, word)| word.raw());
             context.frame.x[5] = seen.status;
-            // No IOMMU is driven on any board yet.
-            context.frame.x[6] = 0;
+            context.frame.x[6] = u64::from(dma::CONTAINED);
             answer(context, Reply { status: Status::Success, done: 1, first: NO_INDEX, mask: 0 })
         }
         Err(status) => answer(context, Reply::refused(status)),

@@ -1,15 +1,33 @@
 //! Calls of the host: which family an id belongs to, and what of the firmware it may reach.
 //!
 //! HVC and SMC lead here alike (Linux uses one conduit for PSCI and looks for services on it too). Tenure's own calls go
-//! to [`crate::calls`]; PSCI is [`crate::psci`]'s. Of the firmware's calls the host gets what this file lists, each with the
-//! reason why it can name neither memory nor an entry point; everything else is NOT_SUPPORTED: SDEI (TF-A would deliver
-//! its events at EL2, at an address of the host's choice), FF-A, OP-TEE, RSI, vendor calls.
+//! to [`crate::calls`]; PSCI is [`crate::psci`]'s. Of the firmware's calls the host gets what this file lists, and of its
+//! board's vendor what [`tenure_boards::smc`] lists, each with the reason why it can name neither memory nor an entry point.
+//! Everything else is NOT_SUPPORTED, counted and traced: SDEI (TF-A would deliver its events at EL2, at an address of the
+//! host's choice), FF-A, OP-TEE, RSI, other vendor calls.
 
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use spin::Once;
 use tenure_abi::smccc;
+use tenure_abi::trace::SMC_REFUSED;
 use tenure_arch::frame::HostFrame;
-use tenure_dt::Conduit;
+use tenure_boards::smc::{self, Call};
+use tenure_dt::{Conduit, Platform};
 
-use crate::{calls, psci};
+use crate::{calls, psci, stats, trace};
+
+/// The vendor's calls that this board's host may make.
+static VENDORS: Once<&'static [Call]> = Once::new();
+
+/// Refused ids that were logged: each is worth a line, once.
+static TOLD: [AtomicU32; 16] = [const { AtomicU32::new(0) }; 16];
+
+/// Notes which board it is, and says what of its vendor's calls the host may make.
+pub fn set_up(platform: &Platform<'_>) {
+    let calls = VENDORS.call_once(|| smc::of_board(|name| platform.is(name)));
+    log::info!("vendor calls that the host may make to the firmware: {}", smc::List(calls));
+}
 
 /// SMCCC 1.2.
 const SMCCC_1_2: u64 = 0x1_0002;
@@ -28,8 +46,28 @@ pub fn dispatch(frame: &mut HostFrame, conduit: Conduit) {
         0x84 => standard(frame, id),
         // Arm architecture.
         0x80 => architecture(frame, id),
-        _ => frame.x[0] = smccc::NOT_SUPPORTED,
+        _ if is_listed(id, frame.x[1]) => forward(frame, smc::ARGUMENTS),
+        _ => refuse(frame, id),
     }
+}
+
+fn is_listed(id: u32, x1: u64) -> bool {
+    VENDORS.get().is_some_and(|calls| smc::is_listed(calls, id, x1))
+}
+
+/// Answers NOT_SUPPORTED to a call that is no question but a request, and remembers it.
+fn refuse(frame: &mut HostFrame, id: u32) {
+    stats::count_refused_smc();
+    trace::note(SMC_REFUSED, u64::from(id), frame.x[1]);
+    for told in &TOLD {
+        match told.compare_exchange(0, id, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => log::info!("the host's call {id:#x} (x1 {:#x}) is refused", frame.x[1]),
+            Err(other) if other != id => continue,
+            Err(_) => {}
+        }
+        break;
+    }
+    frame.x[0] = smccc::NOT_SUPPORTED;
 }
 
 fn vendor(frame: &mut HostFrame, id: u32, conduit: Conduit) {
@@ -41,7 +79,7 @@ fn vendor(frame: &mut HostFrame, id: u32, conduit: Conduit) {
         }
         // Tenure's calls are HVC's: a stray SMC is no request.
         _ if conduit == Conduit::Hvc => calls::host(frame, id),
-        _ => frame.x[0] = smccc::NOT_SUPPORTED,
+        _ => refuse(frame, id),
     }
 }
 
@@ -49,8 +87,8 @@ fn standard(frame: &mut HostFrame, id: u32) {
     match id & 0x3fff_ffff | 0x8000_0000 {
         0x8400_0000..=0x8400_001f => frame.x[0] = psci::call(id, [frame.x[1], frame.x[2], frame.x[3]]),
         // TRNG (DEN0098): entropy in registers.
-        0x8400_0050..=0x8400_0053 => forward(frame),
-        _ => frame.x[0] = smccc::NOT_SUPPORTED,
+        0x8400_0050..=0x8400_0053 => forward(frame, 1),
+        _ => refuse(frame, id),
     }
 }
 
@@ -59,12 +97,12 @@ fn architecture(frame: &mut HostFrame, id: u32) {
         smccc_id::VERSION => frame.x[0] = SMCCC_1_2,
         smccc_id::ARCH_FEATURES => match frame.x[1] as u32 {
             smccc_id::VERSION | smccc_id::ARCH_FEATURES => frame.x[0] = 0,
-            asked if smccc_id::WORKAROUNDS.contains(&asked) => forward(frame),
+            asked if smccc_id::WORKAROUNDS.contains(&asked) => forward(frame, 1),
             _ => frame.x[0] = smccc::NOT_SUPPORTED,
         },
         // Branch predictor and store bypass workarounds: no argument is an address.
-        _ if smccc_id::WORKAROUNDS.contains(&id) => forward(frame),
-        _ => frame.x[0] = smccc::NOT_SUPPORTED,
+        _ if smccc_id::WORKAROUNDS.contains(&id) => forward(frame, 1),
+        _ => refuse(frame, id),
     }
 }
 
@@ -77,9 +115,15 @@ mod smccc_id {
     pub const WORKAROUNDS: [u32; 3] = [0x8000_8000, 0x8000_7fff, 0x8000_3fff];
 }
 
-/// Passes a listed call on to the firmware, if there is one.
-fn forward(frame: &mut HostFrame) {
-    let arguments = core::array::from_fn(|n| frame.x[n]);
-    let results = psci::firmware(arguments);
+/// Passes a listed call on to the firmware, if there is one, with so many arguments: what else is in the registers is none
+/// of its business.
+fn forward(frame: &mut HostFrame, arguments: usize) {
+    let mut passed = [0; 8];
+    for (to, from) in passed.iter_mut().zip(&frame.x).take(1 + arguments) {
+        *to = *from;
+    }
+    // The id is 32 bits.
+    passed[0] &= u64::from(u32::MAX);
+    let results = psci::firmware(passed);
     frame.x[..4].copy_from_slice(&results);
 }

@@ -102,6 +102,15 @@ fn debian() -> Vec<Row> {
             .expect(&["lend: passed *", "init: lend ended with 0"])
             .never(&["NOT AS IT MUST BE"])
             .seconds(120),
+        Row::debian("linux/dma", "dma")
+            .with_programs()
+            .expect(&[
+                "dma: a protected VM is refused",
+                "tenure: devices can reach guest memory*",
+                "plain: passed *",
+                "init: dma ended with 0",
+            ])
+            .seconds(120),
         Row::debian("linux/killed", "killed")
             .with_programs()
             .expect(&[

@@ -16,11 +16,13 @@ crate::tests!(
     the_tree_tells_of_the_hypervisor,
     kept_memory_is_bounded,
     log_can_be_read,
+    everyone_is_told_that_devices_can_reach_guest_memory,
     trace_names_a_refused_call,
     log_is_not_written_to_foreign_memory,
     null_call_keeps_registers,
     psci_and_smccc_versions_on_both_conduits,
     unknown_and_forbidden_smcs_are_refused,
+    trace_names_a_refused_smc,
     guest_calls_are_not_the_hosts,
 );
 
@@ -100,12 +102,47 @@ fn log_can_be_read(host: &mut Host) -> TestResult {
     Ok(())
 }
 
+/// FEATURES and the log say the same; what a guest's QUERY says is looked at where guests share.
+fn everyone_is_told_that_devices_can_reach_guest_memory(host: &mut Host) -> TestResult {
+    const SAID: &[u8] = b"devices can reach guest memory";
+    let (reply, regs) = calls::features();
+    check!(reply.is_success(), "FEATURES: {reply}");
+    let contained = regs.x(4) & info::feature::DMA_CONTAINED != 0;
+    let pfn = vm::take(host, 1, 1)?;
+    let (reply, regs) = calls::log_read(0, pfn);
+    check!(reply.is_success(), "LOG_READ: {reply}");
+    // One byte after the other, and how much of the sentence it completes.
+    let (mut matched, mut found) = (0, false);
+    for at in 0..regs.x(4) {
+        let word = probe::read(memory::address(pfn) + (at & !7)).value().unwrap_or(0);
+        let byte = (word >> (at % 8 * 8)) as u8;
+        matched = if byte == SAID[matched] { matched + 1 } else { usize::from(byte == SAID[0]) };
+        if matched == SAID.len() {
+            found = true;
+            matched = 0;
+        }
+    }
+    check_eq!(found, !contained, "the log says so");
+    check!(memory::fill(pfn, 0));
+    host.frames.give(pfn, 1);
+    Ok(())
+}
+
 /// The trace's last records hold a call that was just refused, with its arguments and its status.
 fn trace_names_a_refused_call(host: &mut Host) -> TestResult {
-    let pfn = vm::take(host, 1, 1)?;
     let hyp = hyp_frame()?;
     let reply = calls::pin(hyp, 1, 0);
     check_eq!(reply.status, Status::Denied);
+    let event = (Status::Denied as i64 as u64) << 32 | call::PIN & 0xffff_ffff;
+    check!(is_traced(host, [event, hyp, 1])?, "the refused PIN is not in the trace");
+    let (reply, _) = calls::trace_read(0, hyp);
+    check!(!reply.is_success(), "TRACE_READ into the hypervisor: {reply}");
+    Ok(())
+}
+
+/// Whether the trace has a record with these words behind its time.
+fn is_traced(host: &mut Host, wanted: [u64; 3]) -> Result<bool, tenure_test_rt::harness::Failure> {
+    let pfn = vm::take(host, 1, 1)?;
     let mut number = 0;
     let mut found = false;
     loop {
@@ -114,20 +151,16 @@ fn trace_names_a_refused_call(host: &mut Host) -> TestResult {
         check!(regs.x(4) <= 4096 / trace::RECORD_SIZE, "{} records in a page", regs.x(4));
         for record in 0..regs.x(4) {
             let word = |n: u64| probe::read(memory::address(pfn) + (record * 4 + n) * 8).value();
-            let event = (Status::Denied as i64 as u64) << 32 | call::PIN & 0xffff_ffff;
-            found |= [word(1), word(2), word(3)] == [event, hyp, 1].map(Some);
+            found |= [word(1), word(2), word(3)] == wanted.map(Some);
         }
         if regs.x(5) == number {
             break;
         }
         number = regs.x(5);
     }
-    check!(found, "the refused PIN is not among the records before number {number}");
-    let (reply, _) = calls::trace_read(0, hyp);
-    check!(!reply.is_success(), "TRACE_READ into the hypervisor: {reply}");
     check!(memory::fill(pfn, 0));
     host.frames.give(pfn, 1);
-    Ok(())
+    Ok(found)
 }
 
 /// The hypervisor writes to frames of the host only.
@@ -189,13 +222,36 @@ fn unknown_and_forbidden_smcs_are_refused(_: &mut Host) -> TestResult {
         ("nothing", 0xFFFF_FFFF),
         ("zero", 0),
     ];
+    let refused = || calls::figure(info::SMCS_REFUSED);
     for (name, id) in CALLS {
         for conduit in [hvc as fn(u64, &[u64]) -> _, smc] {
+            let before = refused();
             let answer = conduit(*id, &[0x4000_0000, 0x1000, 1, 2, 3]).x(0);
             // A 32-bit call answers in w0.
             check_eq!(answer as u32, u32::MAX, "{name}");
+            check_eq!(refused() - before, 1, "{name} is counted");
         }
     }
+    // What is listed goes to the firmware, whose own "unknown" is no refusal of ours.
+    const LISTED: &[(&str, u64)] = &[
+        ("TRNG_VERSION", 0x8400_0050),
+        ("ARCH_FEATURES of WORKAROUND_1", 0x8000_0001),
+        ("ARCH_WORKAROUND_1", 0x8000_8000),
+        ("PSCI_VERSION", psci::VERSION),
+    ];
+    let before = refused();
+    for (_, id) in LISTED {
+        smc(*id, &[0x8000_8000]);
+    }
+    check_eq!(refused(), before, "a listed call was refused");
+    Ok(())
+}
+
+/// The trace has the id and the first argument of a refused call.
+fn trace_names_a_refused_smc(host: &mut Host) -> TestResult {
+    smc(0xC200_0016, &[0x4123_4000]);
+    let wanted = [trace::SMC_REFUSED, 0xC200_0016, 0x4123_4000];
+    check!(is_traced(host, wanted)?, "the refused SMC is not in the trace");
     Ok(())
 }
 
