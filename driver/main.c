@@ -138,10 +138,11 @@ static int tn_probe(struct platform_device *pdev)
 	tn_kvm_taken = !misc_register(&tn_kvm_dev);
 	tn_debug_register();
 	tn_machine.ready = true;
-	dev_info(&pdev->dev, "Tenure %llu.%llu: %llu VMs, %llu vCPUs each, %llu-bit guest addresses%s%s\n",
+	dev_info(&pdev->dev, "Tenure %llu.%llu: %llu VMs, %llu vCPUs each, %llu-bit guest addresses%s%s%s\n",
 		 tn_machine.version >> 16, tn_machine.version & 0xffff, tn_machine.max_vms, tn_machine.max_vcpus,
 		 tn_machine.ipa_bits, tn_kvm_taken ? ", /dev/kvm too" : "",
-		 tn_machine.features & TENURE_FEATURE_DMA_CONTAINED ? "" : "; DMA is NOT contained");
+		 tn_machine.features & TENURE_FEATURE_DMA_CONTAINED ? "" : "; DMA is NOT contained",
+		 tn_machine.features & TENURE_FEATURE_GUESTS ? "" : "; this board runs NO guests");
 	return 0;
 }
 

@@ -261,7 +261,11 @@ int tn_vm_create(unsigned long type)
 	/* 0 means 40 upstream; here it means what the machine offers (docs/driver.md). */
 	if (bits && (bits < 32 || bits > tn_machine.ipa_bits))
 		return -EINVAL;
-	if (!(tn_machine.features & TENURE_FEATURE_GUESTS) || tn_machine.stopping)
+	if (!(tn_machine.features & TENURE_FEATURE_GUESTS)) {
+		pr_warn_once("tenure: no VMs on this board: a guest cannot be left by its interrupt controller\n");
+		return -EOPNOTSUPP;
+	}
+	if (tn_machine.stopping)
 		return -ENODEV;
 	if ((type & KVM_VM_TYPE_ARM_PROTECTED) && !(tn_machine.features & TENURE_FEATURE_DMA_CONTAINED) &&
 	    !tn_unsafe_dma) {

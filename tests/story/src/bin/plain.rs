@@ -14,6 +14,7 @@ use story::show;
 use story::steps::Steps;
 use story::vmm::{self, FREE, Kind, Vm};
 use tenure_abi::flags::{pin, query};
+use tenure_abi::info;
 use tenure_abi::page::State;
 use tenure_test_protocol::{self as protocol, command, outcome};
 
@@ -48,7 +49,8 @@ fn plain(steps: &mut Steps) -> Result<()> {
     unpopulated(steps, &test)?;
     pinned(steps, &test)?;
     hole(steps, &test)?;
-    lent(steps, &test)
+    lent(steps, &test)?;
+    contained(steps, &test)
 }
 
 struct Test<'a> {
@@ -238,6 +240,20 @@ fn hole(steps: &mut Steps, test: &Test) -> Result<()> {
         "a punched hole reads zero",
         format!("before {before:?}, {punched:?}, the guest reads {after:#x}"),
         before == Outcome::Value(0x99) && punched.is_ok() && after == 0,
+    );
+    Ok(())
+}
+
+/// The guest asks for itself whether devices can reach its memory, and is told what the host is told.
+fn contained(steps: &mut Steps, test: &Test) -> Result<()> {
+    let host = test.session.info()?.features & info::feature::DMA_CONTAINED != 0;
+    test.guest.command(command::QUERY, &[place(0).1])?;
+    // x6 of the reply.
+    let [_, guest, ..] = test.guest.command(command::MORE, &[])?;
+    steps.check(
+        "the guest's own query tells if DMA is contained",
+        format!("guest {guest}, host {host}"),
+        guest == u64::from(host),
     );
     Ok(())
 }
