@@ -15,7 +15,7 @@ mod view;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
-use tenure_abi::flags::status;
+use tenure_abi::flags::{self, status};
 use tenure_abi::page::State;
 use tenure_abi::{MAX_ATOMIC_PAGES, Mask, Reply, Status, reply};
 
@@ -157,6 +157,19 @@ impl Model {
     /// VM_CREATE.
     pub fn create(&mut self, vm: usize, protected: bool, may_revoke: bool) {
         self.vms.insert(vm, Vm { protected, may_revoke, ..Vm::default() });
+    }
+
+    /// VM_SET_RIGHTS: before activation only.
+    pub fn set_rights(&mut self, vm: usize, rights: u64) -> Status {
+        let Some(vm) = self.vms.get_mut(&vm) else { return Status::Invalid };
+        match (rights & !flags::vm::RIGHT_REVOKE, vm.active) {
+            (0, false) => {
+                vm.may_revoke = rights & flags::vm::RIGHT_REVOKE != 0;
+                Status::Success
+            }
+            (0, true) => Status::Denied,
+            _ => Status::Invalid,
+        }
     }
 
     /// VM_ACTIVATE; also the first run.

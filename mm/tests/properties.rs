@@ -9,7 +9,8 @@ mod world;
 
 use proptest::prelude::*;
 use tenure_abi::flags::{pin, status, unshare};
-use world::history::{Call, GFN, GFNS, furnished, run};
+use tenure_abi::page::State;
+use world::history::{Call, GFN, GFNS, end, furnished, play, run};
 use world::{Layout, World};
 
 fn count() -> impl Strategy<Value = u64> {
@@ -44,6 +45,8 @@ fn call(frames: u64) -> impl Strategy<Value = Call> {
         2 => (vm(), 0u64..4).prop_map(|(vm, flags)| Call::Create(vm, flags)),
         2 => vm().prop_map(Call::Activate),
         1 => vm().prop_map(Call::Destroy),
+        1 => (vm(), pfn(), 0u64..6).prop_map(|(vm, pfn, n)| Call::DestroyWhile(vm, pfn, n)),
+        1 => (vm(), 0u64..5).prop_map(|(vm, rights)| Call::Rights(vm, rights)),
         3 => (prop::option::weighted(0.8, vm()), pfn(), 1u64..5).prop_map(|(vm, pfn, n)| Call::Topup(vm, pfn, n)),
         1 => (prop::option::of(vm()), 1u64..9).prop_map(|(vm, max)| Call::DrainPool(vm, max)),
         3 => (vm(), gfn(), few(), to()).prop_map(|(vm, gfn, n, to)| Call::SetStatus(vm, gfn, n, to)),
@@ -94,5 +97,96 @@ proptest! {
     #[test]
     fn histories_over_host_blocks(history in prop::collection::vec((0usize..4, call(48)), 1..40)) {
         run(furnished(Layout { frames: 1024, spare: 1, blocks: true }), &history);
+    }
+}
+
+/// What the host alone can do to an active guest and its frames.
+fn host_call(frames: u64) -> impl Strategy<Value = Call> {
+    let of_the_host = |call: &Call| {
+        !matches!(
+            call,
+            Call::Share(..)
+                | Call::Unshare(..)
+                | Call::Consent(..)
+                | Call::Relinquish(..)
+                | Call::Guest(..)
+                | Call::Destroy(..)
+                | Call::DestroyWhile(..)
+        )
+    };
+    call(frames).prop_filter("a call of the host", of_the_host)
+}
+
+proptest! {
+    #![proptest_config(cases(100))]
+
+    /// U10, in any order: what the guest has private stays so, with its contents; what it shares it shares alone.
+    #[test]
+    fn no_history_of_host_calls_opens_an_active_guest(
+        history in prop::collection::vec((0usize..4, host_call(32)), 1..60)
+    ) {
+        let mut world = furnished(Layout { frames: 32, ..Layout::default() });
+        // The guest has 508 to 511; the first three are shared.
+        let secret = GFN + 3;
+        world.guest(0, secret, Some(0x5ec)).unwrap();
+        let before = world.model.vms[&0].clone();
+        play(&mut world, &history);
+        let after = &world.model.vms[&0];
+        for (gfn, address) in &before.addresses {
+            let now = &after.addresses[gfn];
+            prop_assert_eq!(address.status, now.status, "{:#x}", gfn);
+            if address.status == status::PRIVATE {
+                prop_assert!(address.frame.is_none() || address.frame == now.frame, "{:#x}", gfn);
+            }
+        }
+        prop_assert_eq!(world.guest(0, secret, None), Ok(0x5ec));
+        end(world);
+    }
+
+    /// B5: after any history the host panics, and its crash kernel reads all of RAM: what is the host's or shared with it, and
+    /// zeros for all else. The next kernel finds every page at home.
+    #[test]
+    fn a_panic_after_any_history_shows_no_secret_and_loses_no_page(
+        history in prop::collection::vec((0usize..4, call(32)), 1..60)
+    ) {
+        let mut world = furnished(Layout { frames: 32, ..Layout::default() });
+        play(&mut world, &history);
+        let secrets: Vec<_> = world.model.frames.iter()
+            .filter(|(_, frame)| frame.state == State::Private && frame.guest_leaves > 0)
+            .map(|(pfn, _)| tenure_mm::Pfn(*pfn)).collect();
+        let of: Vec<(usize, u64)> = world.model.vms.iter()
+            .flat_map(|(vm, of)| of.addresses.iter().map(move |(gfn, at)| (*vm, *gfn, at.frame)))
+            .filter(|(_, _, frame)| frame.is_some_and(|pfn| secrets.contains(&tenure_mm::Pfn(pfn))))
+            .map(|(vm, gfn, _)| (vm, gfn)).collect();
+        for (vm, gfn) in of {
+            world.guest(vm, gfn, Some(0x5ec)).unwrap();
+        }
+        world.mm.enter_panic_mode();
+        for number in 0..32 {
+            let page = world.frame(number);
+            let look = tenure_mm::Access::default();
+            let seen = (0..4).find_map(|_| {
+                world.fake().host_read(page, world::WORD).or_else(|| {
+                    world.mm.host_fault(page.base(), look);
+                    None
+                })
+            });
+            prop_assert!(seen.is_some(), "{:?} cannot be dumped", page);
+            prop_assert!(!secrets.contains(&page) || seen == Some(0), "{:?} shows {:?}", page, seen);
+        }
+        for vm in world.mm.vms() {
+            let Some(handle) = vm.handle() else { continue };
+            if let Some((&number, _)) = world.handles.iter().find(|(_, other)| **other == handle) {
+                world.detach(number);
+            }
+            prop_assert!((0..4096).any(|_| world.mm.vm_destroy(handle).finished));
+        }
+        for number in 0..32 {
+            let word = world.word(world.frame(number));
+            let kept = word.is_host_pinned() || word.dma_leaves() > 0 || word.state() == State::Poison;
+            let pool = word.state() == State::Hyp && word.owner().0 == 0;
+            prop_assert!(word.state() == State::Host || kept || pool, "{:?}", word);
+        }
+        prop_assert_eq!(tenure_mm::audit::audit(world.mm), Vec::<String>::new());
     }
 }

@@ -11,6 +11,7 @@ mod bench;
 mod build;
 mod ci;
 mod exec;
+mod fuzz;
 mod image;
 mod initramfs;
 mod paths;
@@ -41,6 +42,7 @@ enum Task {
     Test(test::Args),
     Bench(bench::Args),
     Random(random::Args),
+    Fuzz(fuzz::Args),
     Image(image::Args),
     Ci(ci::Args),
 }
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         Task::Test(args) => test::task(&args),
         Task::Bench(args) => bench::task(&args),
         Task::Random(args) => random::task(&args),
+        Task::Fuzz(args) => fuzz::task(&args),
         Task::Image(args) => image::task(&args),
         Task::Ci(args) => ci::task(&args),
     };

@@ -43,9 +43,15 @@ impl World {
 
     /// Destroys a VM to the end, and sees that its handle is dead.
     pub fn destroy(&mut self, vm: usize) {
+        self.destroy_while(vm, &[]);
+    }
+
+    /// As [`World::destroy`]; between its steps the host gives up a CPU pin of each of these frames.
+    pub fn destroy_while(&mut self, vm: usize, unpinned: &[Pfn]) {
         let Some(&handle) = self.handles.get(&vm) else { return };
         self.detach(vm);
         let before = self.model.clone();
+        let mut unpinned = unpinned.iter();
         let finished = (0..PATIENCE).any(|_| {
             let step = self.mm.vm_destroy(handle);
             assert!(
@@ -54,6 +60,12 @@ impl World {
                 step.reply
             );
             assert!(self.mm.vm(handle).is_err(), "a dying VM lets nobody in");
+            if let Some(page) = unpinned.next() {
+                // Before the death or after it: the end is the same.
+                let real = self.mm.unpin(*page, 1, PinKind::Cpu).reply;
+                let (expect, _) = self.model.unpin(page.0, 1, pin::CPU);
+                assert_eq!(real, expect.reply, "UNPIN in the middle of a VM_DESTROY");
+            }
             step.finished
         });
         assert!(finished, "VM_DESTROY does not end");
@@ -63,6 +75,14 @@ impl World {
         self.stale = Some(handle);
         self.age_contents(&before);
         self.verify("VM_DESTROY");
+    }
+
+    pub fn set_rights(&mut self, vm: usize, rights: u64) -> Option<Status> {
+        let real = self.mm.vm_set_rights(&*self.vm(vm)?, rights).err().unwrap_or(Status::Success);
+        let expect = self.model.set_rights(vm, rights);
+        assert_eq!(real, expect, "VM_SET_RIGHTS");
+        self.verify("VM_SET_RIGHTS");
+        Some(real)
     }
 
     pub fn donate(&mut self, vm: usize, gfn: u64, pfn: Pfn, count: u64, kind: u64) -> Option<Reply> {

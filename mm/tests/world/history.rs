@@ -17,6 +17,9 @@ pub enum Call {
     Create(usize, u64),
     Activate(usize),
     Destroy(usize),
+    /// Between the steps the host gives up pins of frames from this number on.
+    DestroyWhile(usize, u64, u64),
+    Rights(usize, u64),
     Topup(Option<usize>, u64, u64),
     DrainPool(Option<usize>, u64),
     SetStatus(usize, u64, u64, u64),
@@ -49,6 +52,13 @@ pub fn make(world: &mut World, call: &Call) {
             let _ = world.activate(vm);
         }
         Call::Destroy(vm) => world.destroy(vm),
+        Call::DestroyWhile(vm, pfn, count) => {
+            let frames: Vec<_> = (pfn..pfn + count).map(|number| world.frame(number)).collect();
+            world.destroy_while(vm, &frames);
+        }
+        Call::Rights(vm, rights) => {
+            let _ = world.set_rights(vm, rights);
+        }
         Call::Topup(vm, pfn, count) => {
             let _ = world.topup(vm, world.frame(pfn), count);
         }
@@ -136,9 +146,19 @@ pub fn furnished(layout: Layout) -> World {
 
 /// Makes the calls of a history, each on its CPU, and ends the world.
 pub fn run(mut world: World, history: &[(usize, Call)]) {
+    play(&mut world, history);
+    end(world);
+}
+
+/// Makes the calls of a history, each on its CPU.
+pub fn play(world: &mut World, history: &[(usize, Call)]) {
     for (cpu, call) in history {
-        on_cpu(*cpu, || make(&mut world, call));
+        on_cpu(*cpu, || make(world, call));
     }
+}
+
+/// Every VM dies, every holder lets go, and every page is back.
+pub fn end(mut world: World) {
     // After any number of lives every page is back (B6): whatever is still pinned is let go.
     for vm in 0..3 {
         world.destroy(vm);
