@@ -15,27 +15,40 @@ use crate::{exec, paths, ui};
 struct Group {
     name: &'static str,
     args: &'static [&'static str],
-    /// Flags of the compiler, if not the usual.
-    flags: Option<&'static str>,
+    /// Variables of the environment.
+    env: &'static [(&'static str, &'static str)],
     when: When,
 }
 
 /// What is run. A failing one does not stop the next.
 const GROUPS: &[Group] = &[
-    Group { name: "host", args: &["--no-fail-fast"], flags: None, when: When::Quick },
-    Group { name: "host-story", args: &["-p", "tenure-story", "--lib"], flags: None, when: When::Quick },
+    Group { name: "host", args: &["--no-fail-fast"], env: &[], when: When::Quick },
+    Group { name: "host-story", args: &["-p", "tenure-story", "--lib"], env: &[], when: When::Quick },
     // Every interleaving of two CPUs on two pages. A target folder of its own: other flags would rebuild all.
     Group {
         name: "host-interleavings",
         args: &["-p", "tenure-mm", "--release", "--test", "loom", "--target-dir", "target/loom"],
-        flags: Some("--cfg loom"),
+        env: &[("RUSTFLAGS", "--cfg loom")],
         when: When::Always,
     },
     Group {
         name: CORPUS,
         args: &["-p", "tenure-dt", "--test", "corpus", "--", "--nocapture"],
-        flags: None,
+        env: &[],
         when: When::Always,
+    },
+    // Histories and random inputs of which every test tries some, in number.
+    Group {
+        name: "host-histories",
+        args: &["-p", "tenure-mm", "--release", "--test", "properties"],
+        env: &[("TENURE_CASES", "3000")],
+        when: When::Long,
+    },
+    Group {
+        name: "host-fuzz",
+        args: &["-p", "tenure-fuzz", "--test", "corpus"],
+        env: &[("TENURE_FUZZ_SECONDS", "60")],
+        when: When::Long,
     },
 ];
 
@@ -56,9 +69,7 @@ pub fn run(scope: When, report: &mut Report) -> Result<()> {
         }
         let mut cargo = rust::cargo();
         cargo.args(["test", "--color", "never"]).args(group.args);
-        if let Some(flags) = group.flags {
-            cargo.env("RUSTFLAGS", flags);
-        }
+        cargo.envs(group.env.iter().copied());
         // Once is enough: in the group of all tests the corpus is empty.
         cargo.env("TENURE_DTBS", if group.name == CORPUS { trees.as_os_str() } else { OsStr::new("") });
         ui::line(&format!("  {}: {}", group.name, exec::show(&cargo)));
