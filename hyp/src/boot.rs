@@ -12,6 +12,7 @@ use tenure_dt::{Conduit, Device, Platform, Region, check, read};
 use crate::panic::refuse;
 use crate::{console, host, percpu, psci, vm};
 
+pub mod bundle;
 pub mod head;
 pub mod image;
 pub mod kernel;
@@ -107,7 +108,7 @@ fn start(blob: Region) -> ! {
             refuse(format_args!("the device tree is malformed: {why:?}"))
         }
     };
-    let platform = match read::read(tree) {
+    let mut platform = match read::read(tree) {
         Ok(platform) => platform,
         Err(why) => {
             use_console(read::console(tree));
@@ -116,12 +117,19 @@ fn start(blob: Region) -> ! {
     };
     use_console(platform.console);
     log::info!("Tenure {} at {:#x}", env!("CARGO_PKG_VERSION"), image::whole().base);
-    let mut plan = match memory::plan(&platform, blob) {
+    let bundle = match find_bundle(&mut platform) {
+        Ok(bundle) => bundle,
+        Err(why) => refuse(format_args!("{why}")),
+    };
+    let mut plan = match memory::plan(&platform, blob, bundle) {
         Ok(plan) => plan,
         Err(why) => refuse(format_args!("{why}")),
     };
     let power = power_block(tree, &platform);
     if let Err(why) = memory::build(&platform, &plan) {
+        refuse(format_args!("{why}"))
+    }
+    if let Some(Err(why)) = bundle.map(|found| found.check()) {
         refuse(format_args!("{why}"))
     }
     vm::set_up(&platform);
@@ -143,6 +151,16 @@ fn start(blob: Region) -> ! {
     );
     console::hand_over();
     host::enter(entry.pc, entry.tree)
+}
+
+/// Finds a bundle behind the image, and lets it say what the host is.
+fn find_bundle(platform: &mut Platform<'static>) -> Result<Option<bundle::Found>, bundle::NoBundle> {
+    let found = bundle::find()?;
+    if let Some(found) = found {
+        found.offer(platform)?;
+        log::info!("the host's kernel is bundled: {} KiB behind the image", found.size() >> 10);
+    }
+    Ok(found)
 }
 
 /// Maps the console that the tree names, and writes to it from here on.

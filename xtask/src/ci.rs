@@ -63,7 +63,8 @@ pub fn task(args: &Args) -> Result<()> {
     doc.args(["doc", "--color", "never", "--no-deps", "--document-private-items"])
         .env("RUSTDOCFLAGS", "-Dwarnings -Arustdoc::private_intra_doc_links");
     check(&mut report, "lint/doc", &mut doc);
-    test::run(if args.quick { When::Quick } else { When::Always }, "", &mut report)?;
+    let scope = if args.quick { When::Quick } else { When::Always };
+    test::run(&test::Choice { scope, filter: "", board: None }, &mut report)?;
     report.finish(false)?;
     report.result()
 }

@@ -8,6 +8,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod bench;
+mod board;
+mod boards;
 mod build;
 mod ci;
 mod exec;
@@ -44,6 +46,7 @@ enum Task {
     Random(random::Args),
     Fuzz(fuzz::Args),
     Image(image::Args),
+    Boards(boards::Args),
     Ci(ci::Args),
 }
 
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Task::Random(args) => random::task(&args),
         Task::Fuzz(args) => fuzz::task(&args),
         Task::Image(args) => image::task(&args),
+        Task::Boards(args) => boards::task(&args),
         Task::Ci(args) => ci::task(&args),
     };
     match outcome {

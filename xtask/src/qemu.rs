@@ -71,6 +71,18 @@ pub enum Payload {
         /// The host's command line.
         bootargs: String,
     },
+    /// One file that holds all: a bundle.
+    Alone {
+        /// The file.
+        image: PathBuf,
+    },
+    /// Firmware, and a disk from which it starts what it finds.
+    Firmware {
+        /// The firmware: a raw file for the flash at address 0.
+        bios: PathBuf,
+        /// The disk image.
+        disk: PathBuf,
+    },
     /// Tenure, entered with a device tree (or none) of the test's choice in x0.
     Tree {
         /// The tree's file; without one x0 is 0.
@@ -112,6 +124,15 @@ impl Config {
                     qemu.arg("-device").arg(guest_loader(INITRD_ADDRESS, "initrd", initrd, None));
                 }
             }
+            Payload::Alone { image } => {
+                qemu.arg("-kernel").arg(image);
+            }
+            Payload::Firmware { bios, disk } => {
+                let disk = escape(&disk.to_string_lossy());
+                qemu.arg("-bios").arg(bios);
+                qemu.args(["-drive", &format!("if=none,id=disk,format=raw,file={disk}")]);
+                qemu.args(["-device", "virtio-blk-device,drive=disk"]);
+            }
             Payload::Tree { tree, stub } => {
                 qemu.arg("-device").arg(loader(IMAGE_ADDRESS, &paths::image(), ""));
                 qemu.arg("-device").arg(loader(STUB_ADDRESS, stub, ",cpu-num=0"));
@@ -145,7 +166,7 @@ fn guest_loader(address: u64, kind: &str, file: &Path, bootargs: Option<&str>) -
 }
 
 /// The argument of `-device` that puts raw bytes into memory.
-fn loader(address: u64, file: &Path, more: &str) -> String {
+pub fn loader(address: u64, file: &Path, more: &str) -> String {
     format!("loader,file={},addr={address:#x},force-raw=on{more}", escape(&file.to_string_lossy()))
 }
 

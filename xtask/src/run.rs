@@ -1,26 +1,38 @@
 //! `cargo xtask run`: boots Debian under Tenure and shows the story, or a shell.
 
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::board::data::Way;
+use crate::board::launch::{self, Host};
+use crate::board::{self, Board};
 use crate::initramfs::{self, Contents};
 use crate::qemu::console::Watch;
 use crate::qemu::runner::{self, End};
 use crate::qemu::{Config, Payload};
+use crate::setup::Machine;
 use crate::setup::debs::Flavour;
 use crate::{build, exec, paths, setup};
 
 /// Boot an unmodified Debian kernel under Tenure in QEMU and show what Tenure is for.
 ///
 /// A protected guest shares a page, is refused while the host has it pinned and told why, waits, and takes it back.
-/// Sets the machine up and builds what is not built.
+/// Sets the machine up and builds what is not built. With --board it runs on another board that QEMU models, with
+/// Debian's full kernel (fetched once, 110 MB); `cargo xtask boards` lists them.
 #[derive(clap::Args)]
 pub struct Args {
     /// A shell on the host, with the driver loaded, in place of the story (no time limit; `poweroff -f` ends it).
     #[arg(long)]
     shell: bool,
+    /// A board, in place of QEMU's virt machine with Debian's cloud kernel.
+    #[arg(long, value_name = "NAME", value_parser = board::known)]
+    board: Option<String>,
+    /// How the board is started; not every board has every way.
+    #[arg(long, value_enum, value_name = "WAY", requires = "board")]
+    way: Option<Way>,
     #[command(flatten)]
     machine: MachineArgs,
     /// A kernel of your own (a raw arm64 `Image`) in place of Debian's; the driver is built for Debian's.
@@ -36,37 +48,43 @@ pub struct Args {
     #[arg(long, value_name = "SECONDS", default_value_t = 180)]
     timeout: u64,
     /// Without the hypervisor: the same kernel and initrd straight on QEMU, to compare.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "board")]
     bare: bool,
 }
 
-/// The machine to run on.
+/// The virt machine to run on; other boards are what they are.
 #[derive(clap::Args, Clone)]
 pub struct MachineArgs {
-    /// Number of CPUs.
-    #[arg(long, value_name = "N", default_value_t = 4)]
-    cpus: u8,
-    /// CPU model: cortex-a53, cortex-a57, cortex-a72, cortex-a76, neoverse-n1, max, ...
-    #[arg(long, default_value = "cortex-a76")]
-    cpu: String,
-    /// Version of the interrupt controller: 2 or 3.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=3))]
-    gic: u8,
-    /// RAM, with M or G: 512M, 1G, 4G.
-    #[arg(long, default_value = "1G", value_parser = mebibytes)]
-    memory: u32,
+    /// Number of CPUs [default: 4].
+    #[arg(long, value_name = "N")]
+    cpus: Option<u8>,
+    /// CPU model: cortex-a53, cortex-a57, cortex-a72, cortex-a76, neoverse-n1, max, ... [default: cortex-a76].
+    #[arg(long)]
+    cpu: Option<String>,
+    /// Version of the interrupt controller: 2 or 3 [default: 3].
+    #[arg(long, value_parser = clap::value_parser!(u8).range(2..=3))]
+    gic: Option<u8>,
+    /// RAM, with M or G: 512M, 1G, 4G [default: 1G].
+    #[arg(long, value_parser = mebibytes)]
+    memory: Option<u32>,
 }
 
 impl MachineArgs {
     /// The machine as QEMU is told it.
     pub fn config(&self) -> Config {
+        let usual = Config::default();
         Config {
-            cpu: self.cpu.clone(),
-            cpus: self.cpus,
-            gic: self.gic,
-            memory: self.memory,
+            cpu: self.cpu.clone().unwrap_or(usual.cpu),
+            cpus: self.cpus.unwrap_or(usual.cpus),
+            gic: self.gic.unwrap_or(usual.gic),
+            memory: self.memory.unwrap_or(usual.memory),
             ..Config::default()
         }
+    }
+
+    /// Whether anything was asked for.
+    fn is_given(&self) -> bool {
+        self.cpus.is_some() || self.cpu.is_some() || self.gic.is_some() || self.memory.is_some()
     }
 }
 
@@ -96,26 +114,29 @@ pub fn task(args: &Args) -> Result<()> {
     for file in args.kernel.iter().chain(&args.initrd) {
         ensure!(file.is_file(), "there is no file {}", file.display());
     }
-    let needed: &[build::Part] = match (args.bare, args.initrd.is_some()) {
-        (true, _) => &[],
-        (false, true) => &[build::Part::Hyp],
-        (false, false) => &[build::Part::Hyp, build::Part::Driver, build::Part::Story],
-    };
-    build::parts_of(&machine, needed)?;
-    let kernel = args.kernel.clone().unwrap_or_else(|| machine.kernel.image.clone());
-    let initrd = match &args.initrd {
-        Some(file) => file.clone(),
-        None => initramfs::pack(
-            &machine,
-            "initramfs.cpio",
-            Contents { driver: (!args.bare).then_some(Flavour::Cloud), programs: !args.bare },
-        )?,
-    };
     let run = match (args.shell, args.bare) {
         (true, _) => "shell",
         (false, true) => "boot",
         (false, false) => "story",
     };
+    let qemu = match &args.board {
+        Some(name) => on_board(args, &machine, &board::load(name)?, run)?,
+        None => on_virt(args, &machine, run)?,
+    };
+    follow(args, qemu, run)
+}
+
+/// QEMU's virt machine with Debian's cloud kernel, or without the hypervisor.
+fn on_virt(args: &Args, machine: &Machine, run: &str) -> Result<Command> {
+    let needed: &[build::Part] = match (args.bare, args.initrd.is_some()) {
+        (true, _) => &[],
+        (false, true) => &[build::Part::Hyp],
+        (false, false) => &[build::Part::Hyp, build::Part::Driver, build::Part::Story],
+    };
+    build::parts_of(machine, needed)?;
+    let kernel = args.kernel.clone().unwrap_or_else(|| machine.kernel.image.clone());
+    let contents = Contents { driver: (!args.bare).then_some(Flavour::Cloud), programs: !args.bare };
+    let initrd = initrd(args, machine, "initramfs.cpio", contents)?;
     let bootargs = bootargs(run, &args.append);
     let config = args.machine.config();
     let payload = if args.bare {
@@ -124,9 +145,50 @@ pub fn task(args: &Args) -> Result<()> {
         Payload::Tenure { image: paths::image(), kernel, initrd: Some(initrd), bootargs }
     };
     println!("  QEMU: {}, {} MiB", config.name(), config.memory);
-    let mut qemu = config.command(&payload);
+    Ok(config.command(&payload))
+}
+
+/// A board with Debian's full kernel.
+fn on_board(args: &Args, machine: &Machine, board: &Board, run: &str) -> Result<Command> {
+    ensure!(
+        board.is_virt() || !args.machine.is_given(),
+        "{} is what it is: --cpus, --cpu, --gic and --memory are for qemu-virt",
+        board.name
+    );
+    ensure!(
+        board.guests || run != "story",
+        "{} cannot run guests (it has no GIC), so there is no story to show: use --shell",
+        board.name
+    );
+    let way = board.way(args.way)?;
+    let kernel = setup::board_kernel(false)?;
+    let mut needed = vec![build::Part::Hyp];
+    if args.initrd.is_none() {
+        needed.extend([build::Part::DriverFull, build::Part::Story]);
+    }
+    build::parts_of(machine, &needed)?;
+    let contents = Contents { driver: Some(Flavour::Full), programs: true };
+    let host = Host {
+        kernel: args.kernel.clone().unwrap_or(kernel.image),
+        initrd: initrd(args, machine, "initramfs-full.cpio", contents)?,
+        arguments: board.qemu_arguments(run, &args.append),
+    };
+    let config = args.machine.config();
+    launch::announce(board, &config, way);
+    launch::command(board, &config, way, &host)
+}
+
+fn initrd(args: &Args, machine: &Machine, name: &str, contents: Contents) -> Result<PathBuf> {
+    match &args.initrd {
+        Some(file) => Ok(file.clone()),
+        None => initramfs::pack(machine, name, contents),
+    }
+}
+
+/// Starts QEMU: the user's terminal for a shell, else to the end of the story under a time limit.
+fn follow(args: &Args, mut qemu: Command, run: &str) -> Result<()> {
     if args.shell {
-        qemu.arg("-nographic");
+        qemu.args(["-display", "none", "-serial", "mon:stdio"]);
         println!("  (control-A x stops the machine)");
         let status = qemu.status().with_context(|| format!("cannot start {}", exec::show(&qemu)))?;
         ensure!(status.success(), "QEMU ended with {status}");

@@ -14,7 +14,7 @@ use crate::{paths, ui};
 
 pub mod apt;
 pub mod debs;
-mod packages;
+pub mod packages;
 pub mod rust;
 
 /// The kernel series that the driver is built for and the tests boot.
@@ -38,13 +38,14 @@ const FLAVOURS: [debs::Flavour; 2] = [debs::Flavour::Cloud, debs::Flavour::Full]
 ///   kernel-6.12-full/Image     the kernel of the full flavour, which boards need
 ///   kernel-6.12-full/dtbs/     the device trees of its package: dtbs/broadcom/bcm2711-rpi-4-b.dtb ...
 ///   headers-6.12-full/build    its headers
+///   u-boot-qemu/u-boot.bin     U-Boot for QEMU's virt machine
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
     /// Fetch the package lists, the kernel, its headers and busybox again.
     #[arg(long)]
     refresh: bool,
-    /// Also the kernel of the full flavour with its device trees and headers, which boards need.
+    /// Also what boards need: the kernel of the full flavour with its device trees and headers, and U-Boot.
     #[arg(long)]
     boards: bool,
 }
@@ -79,7 +80,7 @@ pub struct Machine {
 pub fn task(args: &Args) -> Result<()> {
     if args.refresh {
         let kernels = FLAVOURS.iter().flat_map(|flavour| [flavour.kernel_dir(), flavour.headers_dir()]);
-        for dir in kernels.chain(["apt", debs::BUSYBOX_DIR, "rustup-refused"]) {
+        for dir in kernels.chain(["apt", debs::BUSYBOX_DIR, debs::U_BOOT_DIR, "rustup-refused"]) {
             let path = paths::cache()?.join(dir);
             let gone = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
             match gone {
@@ -92,12 +93,14 @@ pub fn task(args: &Args) -> Result<()> {
     }
     let machine = ensure_with(true)?;
     let boards = args.boards.then(|| board_kernel(true)).transpose()?;
+    let u_boot = args.boards.then(|| u_boot(true)).transpose()?;
     for kernel in [Some(&machine.kernel), boards.as_ref()].into_iter().flatten() {
         println!("kernel   {} ({})", kernel.image.display(), kernel.release);
         println!("headers  {}", kernel.headers.display());
     }
-    if boards.is_some() {
+    if let Some(u_boot) = u_boot {
         println!("trees    {}", paths::board_trees()?.display());
+        println!("U-Boot   {}", u_boot.display());
     }
     println!("busybox  {}", machine.busybox.display());
     println!("rust     {}", machine.rust.describe());
@@ -150,6 +153,17 @@ pub fn board_kernel(verbose: bool) -> Result<Kernel> {
     let cache = paths::cache()?;
     let _only_one = lock(&cache.join("lock"))?;
     kernel(&apt::Apt::new(&cache)?, &cache, debs::Flavour::Full, verbose)
+}
+
+/// U-Boot for QEMU's `virt`, fetched if it is not there.
+///
+/// # Errors
+/// If it cannot be fetched.
+pub fn u_boot(verbose: bool) -> Result<PathBuf> {
+    let cache = paths::cache()?;
+    let _only_one = lock(&cache.join("lock"))?;
+    debs::u_boot(&apt::Apt::new(&cache)?, &cache, verbose)?;
+    Ok(cache.join(debs::U_BOOT_DIR).join("u-boot.bin"))
 }
 
 /// A kernel and its headers, fetched if they are not there.

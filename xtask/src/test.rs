@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 
-use crate::{build, setup, ui};
+use crate::{board, build, setup, ui};
 
 mod boot;
 mod host;
@@ -37,22 +37,15 @@ pub struct Args {
     /// Only tests whose name holds this text (`host` is the name of the build machine's tests).
     #[arg(long, value_name = "TEXT", default_value = "")]
     filter: String,
-    /// The board that is emulated.
-    #[arg(long, value_enum, default_value = "qemu-virt")]
-    board: Board,
+    /// Only the tests of a board, in every way in that it has; `all` tests every board. `cargo xtask boards` lists them.
+    #[arg(long, value_name = "NAME", value_parser = board::known_or_all, conflicts_with_all = ["quick", "long"])]
+    board: Option<String>,
     /// A JSON object on standard output, in place of the lines (which go to standard error).
     #[arg(long)]
     json: bool,
     /// Only say what would run.
     #[arg(long)]
     list: bool,
-}
-
-/// Boards that QEMU models and the tests know.
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum Board {
-    /// QEMU's `virt`.
-    QemuVirt,
 }
 
 /// The name by which the filter knows the build machine's tests.
@@ -67,39 +60,74 @@ const MUTANTS: &str = "mutants";
 /// Those of set-up and build; and if a test failed.
 pub fn task(args: &Args) -> Result<()> {
     ui::lines_to_stderr(args.json);
-    let Board::QemuVirt = args.board;
     let scope = match (args.quick, args.long) {
         (true, _) => When::Quick,
         (_, true) => When::Long,
         _ => When::Always,
     };
+    let choice = Choice { scope, filter: &args.filter, board: args.board.as_deref() };
     if args.list {
-        let own: Vec<&str> = own(scope, &args.filter).collect();
+        let (own, rows) = (choice.own(), choice.rows());
         own.iter().for_each(|name| println!("{name}"));
-        let rows = chosen(scope, &args.filter);
-        rows.iter().for_each(|row| println!("{:<32} {}", row.name, row.config.name()));
-        ensure!(!own.is_empty() || !rows.is_empty(), "no test has `{}` in its name", args.filter);
-        return Ok(());
+        rows.iter().for_each(|row| println!("{:<32} {}", row.name, row.machine()));
+        return choice.check(&own, &rows);
     }
     let mut report = Report::default();
-    run(scope, &args.filter, &mut report)?;
+    run(&choice, &mut report)?;
     report.finish(args.json)?;
     report.result()
 }
 
-/// Runs the tests of a scope whose name holds `filter`.
+/// Which tests are meant.
+pub struct Choice<'a> {
+    /// How much.
+    pub scope: When,
+    /// Their names hold this.
+    pub filter: &'a str,
+    /// Only those of this board, in any scope; `all` means every board.
+    pub board: Option<&'a str>,
+}
+
+impl Choice<'_> {
+    /// What runs on the build machine.
+    fn own(&self) -> Vec<&'static str> {
+        let names = [(HOST, When::Quick), (MUTANTS, When::Always)];
+        let wanted =
+            |name: &str| name.contains(self.filter) || name == MUTANTS && self.filter.starts_with(MUTANTS);
+        let meant = |when: When| self.board.is_none() && when <= self.scope;
+        names.into_iter().filter(|(name, when)| meant(*when) && wanted(name)).map(|(name, _)| name).collect()
+    }
+
+    fn rows(&self) -> Vec<Row> {
+        let meant = |row: &Row| match self.board {
+            None => row.when <= self.scope,
+            Some(board) => row.of_board().is_some_and(|name| board == "all" || board == name),
+        };
+        table::rows().into_iter().filter(|row| meant(row) && row.name.contains(self.filter)).collect()
+    }
+
+    fn check(&self, own: &[&str], rows: &[Row]) -> Result<()> {
+        ensure!(
+            !own.is_empty() || !rows.is_empty(),
+            "no test that is meant has `{}` in its name",
+            self.filter
+        );
+        Ok(())
+    }
+}
+
+/// Runs the tests that are meant.
 ///
 /// # Errors
 /// Those of set-up; and if there is no such test. A test or a build that fails is no error: the report knows.
-pub fn run(scope: When, filter: &str, report: &mut Report) -> Result<()> {
-    let own: Vec<&str> = own(scope, filter).collect();
-    let rows = chosen(scope, filter);
-    ensure!(!own.is_empty() || !rows.is_empty(), "no test has `{filter}` in its name");
+pub fn run(choice: &Choice<'_>, report: &mut Report) -> Result<()> {
+    let (own, rows) = (choice.own(), choice.rows());
+    choice.check(&own, &rows)?;
     if own.contains(&HOST) {
-        host::run(scope, report)?;
+        host::run(choice.scope, report)?;
     }
     if own.contains(&MUTANTS) {
-        mutants::run(scope, filter, report)?;
+        mutants::run(choice.scope, choice.filter, report)?;
     }
     if !rows.is_empty() {
         let machine = setup::ensure()?;
@@ -114,17 +142,6 @@ pub fn run(scope: When, filter: &str, report: &mut Report) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// What runs on the build machine.
-fn own(scope: When, filter: &str) -> impl Iterator<Item = &'static str> {
-    let names = [(HOST, When::Quick), (MUTANTS, When::Always)];
-    let wanted = move |name: &str| name.contains(filter) || name == MUTANTS && filter.starts_with(MUTANTS);
-    names.into_iter().filter(move |(name, when)| *when <= scope && wanted(name)).map(|(name, _)| name)
-}
-
-fn chosen(scope: When, filter: &str) -> Vec<Row> {
-    table::rows().into_iter().filter(|row| row.when <= scope && row.name.contains(filter)).collect()
 }
 
 /// The parts that these rows need.
@@ -143,6 +160,9 @@ fn parts(rows: &[Row]) -> Vec<build::Part> {
     if any(|kind| matches!(kind, Kind::Debian { .. })) {
         parts.push(build::Part::Driver);
     }
+    if any(|kind| matches!(kind, Kind::Board { .. })) {
+        parts.push(build::Part::DriverFull);
+    }
     if rows.iter().any(|row| row.programs) {
         parts.push(build::Part::Story);
     }
@@ -152,6 +172,14 @@ fn parts(rows: &[Row]) -> Vec<build::Part> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_board_is_tested_in_every_scope_and_alone() {
+        let rows = Choice { scope: When::Quick, filter: "", board: Some("zcu102") }.rows();
+        assert!(!rows.is_empty() && rows.iter().all(|row| row.of_board() == Some("zcu102")));
+        let all = Choice { scope: When::Quick, filter: "", board: Some("all") };
+        assert!(all.rows().len() > rows.len() && all.own().is_empty());
+    }
 
     #[test]
     fn a_plain_boot_needs_nothing_built() {

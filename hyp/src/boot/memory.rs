@@ -15,7 +15,7 @@ use tenure_mm::stage2::host::{FRAMES, HostMap, Kind};
 use tenure_mm::{Config, Frames, Mm, Pa, PageWord, Pfn, Slot, Vm, Word};
 
 use super::pages::Pages;
-use super::{image, mmu};
+use super::{bundle, image, mmu};
 use crate::machine::{self, El2};
 use crate::percpu;
 
@@ -47,7 +47,7 @@ impl fmt::Display for NoPlan<'_> {
             Self::Own(why) => write!(f, "EL2's own tables: {why:?}"),
             Self::HostTables => write!(f, "too few pages for the host's stage 2"),
             Self::NoKernel => {
-                write!(f, "no kernel: /chosen has no multiboot,kernel module (QEMU: -device guest-loader)")
+                write!(f, "no kernel: neither a bundle nor a multiboot,kernel module in /chosen names one")
             }
             Self::NotAnImage => write!(f, "the kernel is not an arm64 Linux Image"),
             Self::Tree(why) => write!(f, "the host's device tree cannot be written: {why}"),
@@ -68,9 +68,16 @@ impl<'a> From<Refusal<'a>> for NoPlan<'a> {
 }
 
 /// Decides where everything goes, for the image as it runs and the tree that the boot loader handed over.
-pub fn plan<'a>(platform: &Platform<'a>, tree: Region) -> Result<Layout, NoPlan<'a>> {
+pub fn plan<'a>(
+    platform: &Platform<'a>,
+    tree: Region,
+    bundle: Option<bundle::Found>,
+) -> Result<Layout, NoPlan<'a>> {
     let cpu_guards = percpu::guards(0);
-    let own = Own { image: image::whole(), tree, cpu_area: percpu::AREA_SIZE, cpu_guards };
+    // A bundle's header, with the host's command line in it, is the page behind the image, and stays with it.
+    let end = bundle.map_or(image::whole().end(), |found| found.page().end());
+    let image = Region::between(image::whole().base, end);
+    let own = Own { image, tree, cpu_area: percpu::AREA_SIZE, cpu_guards };
     Ok(Layout::new(platform, &own)?)
 }
 

@@ -1,6 +1,7 @@
 //! What a serial console must say and must not say.
 
-/// Lines that no run may show, unless a test allows them: a crash of the hypervisor or of the host's kernel.
+/// Lines that no run may show, unless a test allows them: a crash of the hypervisor or of the host's kernel, or a boot
+/// script that the firmware gives up.
 pub const FORBIDDEN: &[&str] = &[
     "EL2 crash",
     "EL2 panic",
@@ -12,6 +13,7 @@ pub const FORBIDDEN: &[&str] = &[
     "soft lockup",
     "self-detected stall",
     "detected stalls on",
+    "SCRIPT FAILED",
 ];
 
 /// Whether a line holds a pattern: its parts between `*` occur in this order, anywhere in the line.

@@ -15,6 +15,9 @@ use crate::ui::{self, Outcome};
 /// The folder of busybox in the cache.
 pub const BUSYBOX_DIR: &str = "busybox";
 
+/// The folder of U-Boot in the cache.
+pub const U_BOOT_DIR: &str = "u-boot-qemu";
+
 /// Debian's flavours of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flavour {
@@ -135,6 +138,21 @@ pub fn busybox(apt: &Apt, cache: &Path, verbose: bool) -> Result<()> {
         let busybox = found.iter().find(|file| file.exists()).context("the package holds no busybox")?;
         fs::copy(busybox, into.join("busybox"))?;
         Ok("static".to_owned())
+    })
+}
+
+/// Fetches U-Boot for QEMU's `virt`: `u-boot.bin`.
+///
+/// # Errors
+/// If it cannot be fetched.
+pub fn u_boot(apt: &Apt, cache: &Path, verbose: bool) -> Result<()> {
+    place(cache, U_BOOT_DIR, "Debian's U-Boot for QEMU", verbose, |into, spinner| {
+        apt.update(spinner)?;
+        // For all architectures in one package.
+        apt.unpack(&["u-boot-qemu".to_owned()], &into.join("root"), spinner)?;
+        let found = into.join("root/usr/lib/u-boot/qemu_arm64/u-boot.bin");
+        fs::copy(found, into.join("u-boot.bin")).context("the package holds no U-Boot for arm64")?;
+        Ok("u-boot.bin".to_owned())
     })
 }
 

@@ -2,12 +2,15 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 
 use super::report::Report;
 use super::row::{Kind, Row, Tree};
+use crate::board::launch::{self, Host};
+use crate::board::{self, record};
 use crate::initramfs::{self, Contents};
 use crate::qemu::console::{Watch, matches};
 use crate::qemu::runner::{self, End};
@@ -15,7 +18,7 @@ use crate::qemu::{self, Config, Payload};
 use crate::random::Run;
 use crate::setup::Machine;
 use crate::setup::debs::Flavour;
-use crate::{build, exec, paths, run, ui};
+use crate::{build, exec, paths, run, setup, ui};
 
 /// All that the rows boot, packed once.
 pub struct Boots<'a> {
@@ -24,6 +27,8 @@ pub struct Boots<'a> {
     full: Option<PathBuf>,
     /// With busybox alone.
     plain: PathBuf,
+    /// The kernel of boards, and the initrd with the driver for it.
+    boards: Option<(PathBuf, PathBuf)>,
 }
 
 impl<'a> Boots<'a> {
@@ -37,7 +42,15 @@ impl<'a> Boots<'a> {
         let contents =
             Contents { driver: Some(Flavour::Cloud), programs: rows.iter().any(|row| row.programs) };
         let full = debian.then(|| initramfs::pack(machine, "initramfs.cpio", contents)).transpose()?;
-        Ok(Self { machine, full, plain })
+        let board = rows.iter().any(|row| row.of_board().is_some());
+        let boards = board.then(|| {
+            let contents = Contents { driver: Some(Flavour::Full), programs: true };
+            Ok::<_, anyhow::Error>((
+                setup::board_kernel(false)?.image,
+                initramfs::pack(machine, "initramfs-full.cpio", contents)?,
+            ))
+        });
+        Ok(Self { machine, full, plain, boards: boards.transpose()? })
     }
 
     /// Boots a row and reports it.
@@ -52,10 +65,11 @@ impl<'a> Boots<'a> {
             report.one(&row.name, failure, begin.elapsed());
             return Ok(());
         }
-        let qemu = row.config.command(&self.payload(row)?);
+        let qemu = self.command(row)?;
         let mut expected = row.expect.clone();
         let last = match &row.kind {
             Kind::Host { .. } => Some("result: * passed, * failed".to_owned()),
+            Kind::Board { .. } => Some("init: board ended with 0".to_owned()),
             Kind::Debian { run } if row.end == End::PowerOff => Some(format!("init: {run} ended with 0")),
             _ => None,
         };
@@ -73,9 +87,27 @@ impl<'a> Boots<'a> {
                 let failure = failure.or_else(|| suite.failure()).map(log);
                 report.many(&row.name, failure, begin.elapsed(), suite.passed, suite.failed);
             }
-            _ => report.one(&row.name, failure.map(log), begin.elapsed()),
+            _ => {
+                let failure = failure.map(log);
+                if let Some(board) = row.of_board() {
+                    record::note(board, &row.name, failure.clone(), begin.elapsed().as_secs_f32())?;
+                }
+                report.one(&row.name, failure, begin.elapsed());
+            }
         }
         Ok(())
+    }
+
+    fn command(&self, row: &Row) -> Result<Command> {
+        let Kind::Board { name, way } = &row.kind else {
+            return Ok(row.config.command(&self.payload(row)?));
+        };
+        let board = board::load(name)?;
+        let (kernel, initrd) = self.boards.clone().context("the board's kernel was not set up")?;
+        let guests = if board.guests { "" } else { " tenure.guests=no" };
+        let more = format!("tenure.cpus={}{guests} {}", board.cpus, row.bootargs);
+        let host = Host { kernel, initrd, arguments: board.qemu_arguments("board", &more) };
+        launch::command(&board, &row.config, *way, &host)
     }
 
     fn payload(&self, row: &Row) -> Result<Payload> {
@@ -93,6 +125,7 @@ impl<'a> Boots<'a> {
             Kind::Host { name } => host(image, name, &row.bootargs),
             Kind::Random { seed, steps } => host(image, "host-random", &format!("seed={seed} steps={steps}")),
             Kind::Tree(kind) => tree(&row.config, *kind)?,
+            Kind::Board { .. } => bail!("a board's command line is made elsewhere"),
         })
     }
 }

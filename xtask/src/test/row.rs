@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::board::data::Way;
 use crate::qemu::Config;
 use crate::qemu::runner::End;
 
@@ -25,6 +26,13 @@ pub enum Kind {
     Debian {
         /// `boot`, `story`, or a script of tests/linux.
         run: String,
+    },
+    /// Debian's full kernel under Tenure on a board; `/init` does `board`.
+    Board {
+        /// Its name.
+        name: String,
+        /// How it is started.
+        way: Way,
     },
     /// Tenure alone, entered with this device tree.
     Tree(Tree),
@@ -85,6 +93,23 @@ pub struct Row {
 }
 
 impl Row {
+    /// The board that it is a test of, if it is one.
+    pub fn of_board(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::Board { name, .. } => Some(name),
+            _ => None,
+        }
+    }
+
+    /// What it runs on, for people.
+    pub fn machine(&self) -> String {
+        match &self.kind {
+            Kind::Board { name, way } if name != crate::board::DEFAULT => format!("{name} by {}", way.name()),
+            Kind::Board { way, .. } => format!("{} by {}", self.config.name(), way.name()),
+            _ => self.config.name(),
+        }
+    }
+
     pub fn new(name: &str, kind: Kind) -> Self {
         Self {
             name: name.to_owned(),
@@ -110,6 +135,11 @@ impl Row {
     /// Debian under Tenure, which does `run` and powers off.
     pub fn debian(name: &str, run: &str) -> Self {
         Self::new(name, Kind::Debian { run: run.to_owned() })
+    }
+
+    /// Debian's full kernel on a board, with the driver and the programs.
+    pub fn board(name: &str, board: &str, way: Way) -> Self {
+        Self::new(name, Kind::Board { name: board.to_owned(), way }).with_programs()
     }
 
     /// A bare-metal host under Tenure.

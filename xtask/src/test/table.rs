@@ -13,6 +13,7 @@
 //! `cargo xtask test --list` shows the table, `--filter linux/NAME` runs one, `target/log/test-*.log` has the consoles.
 
 use super::row::{Kind, Row, Tree, When};
+use crate::board::data::Way;
 
 /// The CPU models of the matrix: v8.0, v8.2, and all that QEMU has.
 const CPUS: [&str; 3] = ["cortex-a53", "cortex-a76", "max"];
@@ -24,6 +25,7 @@ pub fn rows() -> Vec<Row> {
     rows.extend(bare_metal());
     rows.extend(debian());
     rows.extend(story());
+    rows.extend(boards());
     rows
 }
 
@@ -225,6 +227,27 @@ fn story() -> Vec<Row> {
         }
     }
     rows
+}
+
+/// Debian's full kernel on every board, by every way in: all CPUs, a shell on each, the story where guests can be.
+fn boards() -> Vec<Row> {
+    let guests = |row: Row| row.expect(STORY).never(&["NOT AS IT MUST BE"]);
+    let row = |name: &str, board: &str, way: Way| {
+        let row = Row::board(name, board, way).expect(&["board: a shell on each of 4 CPUs"]);
+        row.seconds(300).when(When::Long)
+    };
+    vec![
+        guests(row("board/qemu-virt-gic3", "qemu-virt", Way::GuestLoader)),
+        guests(row("board/qemu-virt-gic2", "qemu-virt", Way::GuestLoader).on("cortex-a53", 4, 2)),
+        guests(row("board/qemu-virt-bundle", "qemu-virt", Way::Bundle)).when(When::Always),
+        guests(row("board/qemu-virt-u-boot", "qemu-virt", Way::UBoot)).when(When::Always),
+        guests(row("board/imx8mp-evk", "imx8mp-evk", Way::Modules)).when(When::Always),
+        guests(row("board/zcu102", "zcu102", Way::Modules)),
+        guests(row("board/raspi4b-bundle", "raspi4b", Way::Bundle)).when(When::Always),
+        guests(row("board/raspi4b-modules", "raspi4b", Way::Modules)),
+        row("board/raspi3b-bundle", "raspi3b", Way::Bundle).expect(&["board: a VM is refused"]),
+        row("board/raspi3b-modules", "raspi3b", Way::Modules).expect(&["board: a VM is refused"]),
+    ]
 }
 
 /// The story, line by line: each step with the hypervisor's answer and the page's word.
