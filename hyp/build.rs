@@ -8,9 +8,16 @@ fn main() {
     if std::env::var("CARGO_CFG_TARGET_OS").as_deref() != Ok("none") {
         return;
     }
-    for arg in
-        [&format!("-T{script}"), "-pie", "--no-dynamic-linker", "-znorelro", "-zmax-page-size=4096", "-ztext"]
-    {
+    // Cortex-A53 erratum 843419: an ADRP in the last words of a page may give a wrong address; the linker moves it.
+    for arg in [
+        &format!("-T{script}"),
+        "-pie",
+        "--no-dynamic-linker",
+        "-znorelro",
+        "-zmax-page-size=4096",
+        "-ztext",
+        "--fix-cortex-a53-843419",
+    ] {
         println!("cargo:rustc-link-arg-bins={arg}");
     }
 }

@@ -4,7 +4,7 @@
 //! console, plan the memory, build the host's stage 2, place the host, enter it. Other CPUs come in by [`secondary`].
 #![allow(unsafe_code)]
 
-use tenure_arch::{cpu, vectors};
+use tenure_arch::{cache, cpu, vectors};
 use tenure_boards::console::{Console, FALLBACK_PL011, Place};
 use tenure_boards::power::{self, Power};
 use tenure_dt::{Conduit, Device, Platform, Region, check, read};
@@ -55,6 +55,8 @@ fn tree_at(address: u64) -> Option<Region> {
     if address == 0 || !address.is_multiple_of(8) {
         return None;
     }
+    // A loader that ran with its caches on may have left the tree in them, and they are off here.
+    cache::clean_invalidate(address as usize, check::HEADER);
     // SAFETY: the boot loader says that a tree is there; a header's worth of RAM is read.
     let header = unsafe { bytes(Region { base: address, size: check::HEADER as u64 }) };
     let size = check::claimed_size(header).ok()?;
@@ -84,8 +86,11 @@ pub unsafe fn bytes_mut(range: Region) -> &'static mut [u8] {
 /// Says why Tenure cannot start, with nothing set up, on the best console that can be found, and stops.
 fn refuse_early(tree: u64, why: &str) -> ! {
     use core::fmt::Write;
-    // SAFETY: the tree was not changed, and this CPU is alone.
-    let blob = tree_at(tree).map(|r| unsafe { bytes(r) });
+    let blob = tree_at(tree).map(|r| {
+        cache::clean_invalidate(r.base as usize, r.size as usize);
+        // SAFETY: the tree was not changed, and this CPU is alone.
+        unsafe { bytes(r) }
+    });
     let uart = blob.filter(|b| check::check(b).is_ok()).and_then(read::console);
     // SAFETY: the MMU is off (or was off at EL1), the tree says that the UART is there, and nobody else uses it.
     let named = uart.and_then(|u| unsafe { Console::new(uart_place(&u), |n| u.is(n)) });

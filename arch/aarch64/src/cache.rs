@@ -77,10 +77,6 @@ macro_rules! by_address {
 by_address! {
     /// `DC CIVAC`: cleans and invalidates the line of this address to the point of coherency.
     clean_invalidate_line = "dc civac";
-    /// `DC CVAC`: cleans the line of this address to the point of coherency.
-    clean_line = "dc cvac";
-    /// `DC CVAU`: cleans the line of this address to the point of unification.
-    clean_line_pou = "dc cvau";
     /// `IC IVAU`: invalidates the instruction line of this address to the point of unification.
     invalidate_inst_line = "ic ivau";
 }
@@ -216,17 +212,14 @@ pub fn clean_invalidate(start: usize, len: usize) {
     crate::barrier::dsb_sy();
 }
 
-/// Cleans a range to the point of coherency, and waits: for readers whose caches are off.
-pub fn clean(start: usize, len: usize) {
-    each_line(start, len, CacheType::current().data_line(), clean_line);
-    crate::barrier::dsb_sy();
-}
-
 /// Makes instructions that were written to a range fetchable by every CPU (DDI 0487 B2.7.4.2).
+///
+/// Cleaned to the point of coherency, and invalidated: more than is asked for, but `DC CVAU` does not do its work on the
+/// first revisions of the Cortex-A53 (errata 819472, 824069, 826319, 827319).
 pub fn sync_instructions(start: usize, len: usize) {
     let ctr = CacheType::current();
     if !ctr.idc() {
-        each_line(start, len, ctr.data_line(), clean_line_pou);
+        each_line(start, len, ctr.data_line(), clean_invalidate_line);
     }
     crate::barrier::dsb_ish();
     if !ctr.dic() {

@@ -12,10 +12,12 @@ bitflags! {
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Workaround: u32 {
         /// A TLBI with its DSB may complete before another CPU's stores through the old translation are seen, or
-        /// before its walk ends: a second TLBI and DSB must follow (A76 1286807; CVE-2025-10263).
+        /// before its walk ends: a second TLBI and DSB must follow (A55 2441007, A76 1286807, A510 2441009;
+        /// CVE-2025-10263).
         const REPEAT_TLBI = 1 << 0;
         /// A speculative `AT` may fill the TLB with half of one world's registers and half of another's: stage 1 walks
-        /// must be off while a world is switched (A57 1319537, A72 1319367).
+        /// must be off while a world is switched (A55 1530923, A57 1319537, A72 1319367, A76 and N1 1165522). They
+        /// always are ([`crate::el1::El1State::load`]): it costs two barriers.
         const SPECULATIVE_AT = 1 << 1;
     }
 }
@@ -28,10 +30,14 @@ const ALL: u8 = 0xff;
 const REPEAT: Workaround = Workaround::REPEAT_TLBI;
 const AT: Workaround = Workaround::SPECULATIVE_AT;
 
-const TABLE: [Row; 24] = [
-    Row(0xd07, ALL, AT),     // Cortex-A57
-    Row(0xd08, ALL, AT),     // Cortex-A72
-    Row(0xd0b, ALL, REPEAT), // Cortex-A76
+const TABLE: [Row; 29] = [
+    Row(0xd05, ALL, REPEAT), // Cortex-A55
+    Row(0xd05, 0x20, AT),
+    Row(0xd46, 0x11, REPEAT), // Cortex-A510
+    Row(0xd07, ALL, AT),      // Cortex-A57
+    Row(0xd08, ALL, AT),      // Cortex-A72
+    Row(0xd0b, ALL, REPEAT),  // Cortex-A76
+    Row(0xd0b, 0x20, AT),
     Row(0xd0e, ALL, REPEAT), // Cortex-A76AE
     Row(0xd0d, ALL, REPEAT), // Cortex-A77
     Row(0xd41, ALL, REPEAT), // Cortex-A78
@@ -45,6 +51,7 @@ const TABLE: [Row; 24] = [
     Row(0xd82, ALL, REPEAT), // Cortex-X4
     Row(0xd85, ALL, REPEAT), // Cortex-X925
     Row(0xd0c, ALL, REPEAT), // Neoverse N1
+    Row(0xd0c, 0x20, AT),
     Row(0xd49, ALL, REPEAT), // Neoverse N2
     Row(0xd8e, ALL, REPEAT), // Neoverse N3
     Row(0xd40, ALL, REPEAT), // Neoverse V1
@@ -93,10 +100,19 @@ mod tests {
 
     #[test]
     fn affected_families_are_found_in_every_revision() {
-        for midr in [0x413f_d0b1, 0x414f_d0b1, 0x410f_d0c0, 0x410f_d4f1] {
+        for midr in [0x413f_d0b1, 0x414f_d0b1, 0x413f_d0c1, 0x410f_d4f1, 0x412f_d051, 0x411f_d461] {
             assert_eq!(needs(midr), Workaround::REPEAT_TLBI, "{midr:#x}");
         }
         assert_eq!(needs(0x410f_d083), Workaround::SPECULATIVE_AT);
+    }
+
+    #[test]
+    fn a_revision_that_is_mended_needs_no_more_than_the_rest_of_its_family() {
+        // Cortex-A76, Neoverse N1 and Cortex-A55 to r2p0; Cortex-A510 to r1p1.
+        for midr in [0x412f_d0b0, 0x412f_d0c0, 0x412f_d050] {
+            assert_eq!(needs(midr), Workaround::all(), "{midr:#x}");
+        }
+        assert_eq!(needs(0x411f_d462), Workaround::empty());
     }
 
     #[test]

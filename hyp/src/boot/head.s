@@ -70,6 +70,7 @@ entry:
 el2_reset:
     mov     x1, #(1 << 31)
     msr     hcr_el2, x1
+    isb                                 // E2H decides what CPTR_EL2 below looks like
     mov     x1, #0x0830
     movk    x1, #0x30c5, lsl #16
     msr     sctlr_el2, x1
