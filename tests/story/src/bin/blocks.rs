@@ -92,7 +92,8 @@ fn protected(steps: &mut Steps, session: &Session, image: &[u8]) -> Result<()> {
     steps.check(
         "a touch brings 2 MiB, charged to whoever runs the guest",
         format!("{came} frames, {} KiB", charge / 1024),
-        came == BLOCK && charge >= BLOCK * PAGE,
+        // Linux charges in batches, and frees what others had meanwhile.
+        came == BLOCK && charge >= BLOCK * PAGE * 3 / 4,
     );
     fill(&guest, block, BLOCK, 0xb10c)?;
 
