@@ -9,6 +9,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use sha2::{Digest, Sha256};
 use spin::Once;
+use tenure_arch::features::Features;
 use tenure_arch::{barrier, cache, sysreg, tlb};
 use tenure_mm::machine::{Index, Vmid};
 use tenure_mm::{Ipa, Machine, Mm, Pa, Pfn};
@@ -24,6 +25,8 @@ pub struct El2 {
     /// `VTTBR_EL2` of a regime that maps nothing: what stands there while only its VMID is meant, so that no walk can
     /// fill a TLB under a foreign VMID meanwhile.
     nothing: u64,
+    /// FEAT_TLBIRANGE.
+    range_tlbi: bool,
 }
 
 /// Two empty root tables, aligned as the host's (8 KiB): nothing is mapped in any format that is in use.
@@ -51,7 +54,7 @@ pub fn mm() -> &'static Mm<'static, El2> {
 impl El2 {
     /// The hardware.
     pub fn new() -> Self {
-        Self { nothing: (&raw const NOTHING) as u64 }
+        Self { nothing: (&raw const NOTHING) as u64, range_tlbi: Features::current().tlbi_range }
     }
 }
 
@@ -148,6 +151,15 @@ impl Machine for El2 {
     fn tlbi_ipas2e1is(&self, ipa: Ipa) {
         stats::count_tlbi();
         tlb::ipas2e1is(ipa.0 >> 12);
+    }
+
+    fn has_range_tlbi(&self) -> bool {
+        self.range_tlbi
+    }
+
+    fn tlbi_ripas2e1is(&self, first: Ipa, pages: u64) {
+        stats::count_tlbi();
+        tlb::ripas2e1is(first.0, pages);
     }
 
     fn tlbi_vmalle1is(&self) {

@@ -83,10 +83,12 @@ fn guest_leaves<M: Machine>(mm: &Mm<'_, M>, vm: &Vm) -> Leaves {
     let mut at = 0;
     while at < GUEST_FRAMES {
         let entry = walk(&mm.machine, root, Gfn(at));
+        let span = frames_per_entry(entry.level);
         if entry.descriptor.is_valid() {
-            leaves.push((vm.slot().0, Gfn(at), entry.descriptor.frame()));
+            let pages = (at..at + span).map(Gfn);
+            leaves.extend(pages.map(|gfn| (vm.slot().0, gfn, entry.frame_of(gfn))));
         }
-        at += frames_per_entry(entry.level);
+        at += span;
     }
     leaves
 }

@@ -128,6 +128,11 @@ impl FakeMachine {
         self.lock().log = event::Log::default();
     }
 
+    /// Gives the CPUs FEAT_TLBIRANGE.
+    pub fn give_range_tlbi(&self) {
+        self.lock().range_tlbi = true;
+    }
+
     /// Lets `attention` answer true for the next `calls` calls.
     pub fn want_attention(&self, calls: u64) {
         self.lock().attention = calls;

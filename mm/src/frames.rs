@@ -43,6 +43,13 @@ impl<'a> Frames<'a> {
         None
     }
 
+    /// The words of the `count` frames from `first`, or `None` where not all of them are RAM of one region.
+    pub fn run(&self, first: Pfn, count: u64) -> Option<&'a [PageWord]> {
+        let region = self.regions.iter().find(|region| region.word(first).is_some())?;
+        let start = (first.0 - region.first.0) as usize;
+        region.words.get(start..start.checked_add(count as usize)?)
+    }
+
     /// All regions.
     pub const fn regions(&self) -> &'a [Region<'a>] {
         self.regions

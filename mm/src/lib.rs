@@ -1,6 +1,6 @@
 //! The guest-memory manager: who holds each page frame, how, and whether it may change hands.
 //!
-//! - [`word`]: the page word, one atomic 64-bit value a frame; freeze and publish.
+//! - [`word`]: the page word, one atomic 64-bit value a frame; freeze and publish. [`block`]: 512 of them at once.
 //! - [`state`]: the one table of transitions. **Whether a page may be unshared is decided there.**
 //! - [`transition`]: the operations, *check, then commit*.
 //! - [`stage2`]: translation tables of guests and of the host; [`tlb`] invalidates them, [`pool`] feeds them.
@@ -19,6 +19,7 @@ extern crate alloc;
 pub mod addr;
 #[cfg(any(test, feature = "fake"))]
 pub mod audit;
+pub mod block;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 pub mod frames;

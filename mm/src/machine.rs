@@ -66,6 +66,12 @@ pub trait Machine: Sync {
     /// [`Machine::tlbi_vmalle1is`].
     fn tlbi_ipas2e1is(&self, ipa: Ipa);
 
+    /// The CPUs have FEAT_TLBIRANGE, all of them.
+    fn has_range_tlbi(&self) -> bool;
+
+    /// TLBI RIPAS2E1IS: as [`Machine::tlbi_ipas2e1is`] for `pages` pages. Only where [`Machine::has_range_tlbi`].
+    fn tlbi_ripas2e1is(&self, first: Ipa, pages: u64);
+
     /// TLBI VMALLE1IS: all stage-1 and combined entries of the selected VMID.
     fn tlbi_vmalle1is(&self);
 

@@ -10,12 +10,13 @@ use tenure_abi::reply::{Reply, Status};
 use crate::addr::Pfn;
 use crate::frames::Frames;
 use crate::machine::Machine;
-use crate::pool::Pool;
+use crate::pool::HostPool;
 use crate::stage2::Attr;
-use crate::stage2::host::{HostMap, Kind};
+use crate::stage2::host::{HostMap, Kind, Structure};
 use crate::state::Refusal;
 use crate::sync::{AtomicBool, AtomicU64, Guard, Lock, Ordering, lock};
 use crate::tlb;
+use crate::transition::Recent;
 use crate::vm::{Slot, Vm, VmHandle, VmRef};
 use crate::word::{PageWord, Word};
 
@@ -49,9 +50,11 @@ pub struct Mm<'a, M: Machine> {
     pub(crate) host: HostMap,
     pub(crate) guest_attr: Attr,
     vms: &'a [Vm],
-    host_pool: Lock<Pool>,
-    /// Pages of the host's pool that were there at boot and are never given back.
-    host_pool_floor: AtomicU64,
+    /// Locks of the host map's structure.
+    pub(crate) structure: Structure,
+    /// Blocks of the host that may be merged.
+    pub(crate) recent: Lock<Recent>,
+    host_pool: Lock<HostPool>,
     panic_mode: AtomicBool,
     panic_scrap: AtomicU64,
     /// Counters.
@@ -67,8 +70,9 @@ impl<'a, M: Machine> Mm<'a, M> {
             host,
             guest_attr: if config.fwb { Attr::GUEST_FWB } else { Attr::GUEST },
             vms,
-            host_pool: Lock::new(Pool::empty()),
-            host_pool_floor: AtomicU64::new(0),
+            structure: Structure::new(),
+            recent: Lock::new(Recent::new()),
+            host_pool: Lock::new(HostPool::empty()),
             panic_mode: AtomicBool::new(false),
             panic_scrap: AtomicU64::new(0),
             stats: Stats { host_aborts: AtomicU64::new(0), scrap_touches: AtomicU64::new(0) },
@@ -77,8 +81,7 @@ impl<'a, M: Machine> Mm<'a, M> {
 
     /// Adds a page of the hypervisor's own (its word says `Hyp`) to the host's pool, at boot.
     pub fn boot_add_page(&self, page: Pfn) {
-        lock(&self.host_pool).add(&self.machine, page);
-        self.host_pool_floor.fetch_add(1, Ordering::Relaxed);
+        lock(&self.host_pool).keep(&self.machine, page);
     }
 
     /// Maps frames for the host, at boot, before any CPU runs the host.
@@ -87,7 +90,7 @@ impl<'a, M: Machine> Mm<'a, M> {
     /// The pool is short.
     pub fn boot_map(&self, frames: core::ops::Range<u64>, kind: Kind) -> Result<(), Refusal> {
         let mut pool = lock(&self.host_pool);
-        let built = self.host.build(&self.machine, &mut pool, frames, kind);
+        let built = self.host.build(&self.machine, pool.kept(), frames, kind);
         if built { Ok(()) } else { Err(Refusal::HOST_POOL) }
     }
 
@@ -121,12 +124,8 @@ impl<'a, M: Machine> Mm<'a, M> {
         self.vms
     }
 
-    pub(crate) fn host_pool(&self) -> Guard<'_, Pool> {
+    pub(crate) fn host_pool(&self) -> Guard<'_, HostPool> {
         lock(&self.host_pool)
-    }
-
-    pub(crate) fn host_pool_floor(&self) -> u64 {
-        self.host_pool_floor.load(Ordering::Relaxed)
     }
 
     pub(crate) fn panic_scrap(&self) -> Option<Pfn> {

@@ -7,6 +7,7 @@
 //! One thing is outside it: how much table memory a pool holds. A call that may need some says so
 //! ([`Expect::tables`]), and the test then accepts NO_MEMORY from a pool that is short, if nothing has changed.
 
+mod block;
 mod guest;
 mod host;
 mod pins;
@@ -44,6 +45,8 @@ pub struct Frame {
     /// A vCPU waits for the end of the drain.
     pub waiter: bool,
     pub firmware: bool,
+    /// Parked, and not scrubbed yet.
+    pub owes_scrub: bool,
 }
 
 impl Frame {
@@ -59,6 +62,7 @@ impl Frame {
         hyp_pins: 0,
         waiter: false,
         firmware: false,
+        owes_scrub: false,
     };
 
     fn pins(&self) -> u64 {

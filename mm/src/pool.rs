@@ -66,3 +66,64 @@ impl Pool {
         Some(page)
     }
 }
+
+/// The host's pool: pages that the hypervisor kept at boot, which never leave it, and pages that the host lent since.
+/// The kept ones are used first, so that what was lent can be given back.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct HostPool {
+    kept: Pool,
+    lent: Pool,
+    /// First of the kept pages and the one past the last; nothing between is ever the host's.
+    span: (Pfn, Pfn),
+}
+
+impl HostPool {
+    /// A pool without pages.
+    pub const fn empty() -> Self {
+        Self { kept: Pool::empty(), lent: Pool::empty(), span: (Pfn(0), Pfn(0)) }
+    }
+
+    /// A page of the hypervisor's own, at boot.
+    pub fn keep<M: Machine>(&mut self, machine: &M, page: Pfn) {
+        let (first, end) = self.span;
+        let next = page.offset(1);
+        self.span = if first == end { (page, next) } else { (first.min(page), end.max(next)) };
+        self.kept.add(machine, page);
+    }
+
+    /// The pages kept at boot.
+    pub const fn kept(&mut self) -> &mut Pool {
+        &mut self.kept
+    }
+
+    /// A page that the host lends.
+    pub fn add<M: Machine>(&mut self, machine: &M, page: Pfn) {
+        self.lent.add(machine, page);
+    }
+
+    /// A table comes back.
+    pub fn put<M: Machine>(&mut self, machine: &M, page: Pfn) {
+        let pool = if (self.span.0..self.span.1).contains(&page) { &mut self.kept } else { &mut self.lent };
+        pool.put(machine, page);
+    }
+
+    /// Takes a page, zeroed.
+    pub fn take<M: Machine>(&mut self, machine: &M) -> Option<Pfn> {
+        self.kept.take(machine).or_else(|| self.lent.take(machine))
+    }
+
+    /// Takes a page that was lent out of the pool for good, as it is.
+    pub fn remove<M: Machine>(&mut self, machine: &M) -> Option<Pfn> {
+        self.lent.remove(machine)
+    }
+
+    /// Pages that can be taken.
+    pub const fn free(&self) -> u64 {
+        self.kept.free() + self.lent.free()
+    }
+
+    /// Pages that belong to the pool, free or in use.
+    pub const fn total(&self) -> u64 {
+        self.kept.total() + self.lent.total()
+    }
+}

@@ -4,6 +4,7 @@
 //! concatenated ones (40 bits). Walks take no lock and are hints; the rules for using them stand in
 //! [`crate::transition`].
 
+pub mod blocks;
 pub mod descriptor;
 pub mod guest;
 pub mod host;

@@ -12,9 +12,14 @@
 //!    └────────────── Quarantine ◄────────────┴─────────────┘
 //! ```
 //!
+//! A frame in `Quarantine` *with an owner* is **parked**: a block is on its way to that VM, or out of it, and is scrubbed
+//! over several entries to EL2. Nobody reaches a parked frame, and its word changes under the lock of that VM only (but
+//! for counts of pins that are left from before).
+//!
 //! Every refusal follows one rule: a **pin** is BUSY (its holder must let go), a **leaf** or a frozen word is RETRY
 //! (it will pass), a wrong owner, state or status is DENIED.
 
+use tenure_abi::flags::status;
 use tenure_abi::page::{self, Field, State};
 use tenure_abi::reply::{self, Mask, Status};
 
@@ -278,8 +283,61 @@ pub fn donate(word: Word) -> Verdict<()> {
     refuse(pins_mask(word), leaves_mask(word))
 }
 
+/// Kind of frame that an unpopulated address of this status takes: private or shared; anything else takes none.
+pub const fn kind_of(address: u64) -> u64 {
+    match address {
+        status::PRIVATE | status::RELINQUISHED => status::PRIVATE,
+        other => other,
+    }
+}
+
+/// What [`donate`] lets go, at a glance.
+#[inline(always)]
+pub const fn is_free(word: Word) -> bool {
+    word.is_only(State::Host, Slot::NONE) && !word.owes_scrub()
+}
+
+/// A frame that [`donate`] lets go (nothing refers to it) is parked for the VM while the block that it is part of is
+/// scrubbed.
+#[inline(always)]
+pub const fn park(word: Word, vm: Slot) -> Word {
+    word.fresh(State::Quarantine, vm).with_scrub(true)
+}
+
+/// Parked for `vm`, and nobody holds anything of it.
+#[inline(always)]
+pub const fn is_parked(word: Word, vm: Slot) -> bool {
+    word.is_only(State::Quarantine, vm)
+}
+
+/// Parked by `vm`, perhaps with pins and leaves of the host that are left from before.
+pub fn is_parked_by(word: Word, vm: Slot) -> bool {
+    word.state() == State::Quarantine && word.owner() == vm
+}
+
+/// A parked and scrubbed frame becomes the VM's, in `state`, with its guest leaf.
+#[inline(always)]
+pub const fn adopt(word: Word, vm: Slot, state: State) -> Word {
+    word.fresh_with_leaf(state, vm)
+}
+
+/// A frame of a dying VM, or one that a plain VM only mapped, loses its leaf with the whole block around it: what it is
+/// until its own turn comes. One that the host holds pinned cannot be parked: its holder must find it.
+pub fn uproot(word: Word, vm: Slot) -> Word {
+    let bare = word.remove_guest_leaf().unwrap_or(word);
+    match word.state() {
+        State::Host => bare,
+        State::Private => bare.with_state(State::Quarantine, vm).with_scrub(true).with_waiter(false),
+        _ if word.is_host_pinned() => quarantine(bare),
+        _ => bare.with_state(State::Quarantine, vm).with_scrub(true).with_waiter(false),
+    }
+}
+
 /// The host takes back a frame that has lost its guest leaf. `sealed`: the VM is protected and active.
 pub fn reclaim(word: Word, vm: Slot, sealed: bool) -> Verdict<()> {
+    if !word.is_frozen() && is_parked(word, vm) {
+        return Ok(());
+    }
     match held_by(word, vm)? {
         State::Draining => return Err(Refusal { status: Status::Busy, mask: uses_mask(word) }),
         State::Private if sealed => return Err(Refusal::STATE),
@@ -360,7 +418,8 @@ pub fn unpin(word: Word, kind: Field) -> Verdict<Unpin> {
             let private = next.with_state(State::Private, next.owner());
             Ok(Unpin::Drained(private.with_host_leaf(false).with_waiter(false).with_redirection(true)))
         }
-        State::Quarantine => Ok(match release(next) {
+        // A parked frame is released by who parked it.
+        State::Quarantine if next.owner() == Slot::NONE => Ok(match release(next) {
             Some(host) => Unpin::Released(host),
             None => Unpin::Swap(next),
         }),
@@ -384,7 +443,9 @@ pub fn host_map(word: Word, execute: bool) -> Verdict<HostMap> {
     match word.state() {
         State::Host => Ok(HostMap::Own),
         State::Private if word.is_redirected() && !execute => Ok(HostMap::Scrap),
-        State::Shared | State::Quarantine if !execute => leaf,
+        State::Shared if !execute => leaf,
+        // What is parked is in nobody's reach.
+        State::Quarantine if !execute && word.owner() == Slot::NONE => leaf,
         // A holder of a CPU pin may not have touched the page yet.
         State::Draining if !execute && (word.cpu_pins() > 0 || word.has_host_leaf()) => leaf,
         _ => Err(Refusal::STATE),

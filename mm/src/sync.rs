@@ -45,6 +45,11 @@ mod explored {
         }
 
         /// As in `core`.
+        pub fn fetch_or(&self, value: u64, order: Ordering) -> u64 {
+            self.0.fetch_or(value, order)
+        }
+
+        /// As in `core`.
         ///
         /// # Errors
         /// The value that was found instead.

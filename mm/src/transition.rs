@@ -12,6 +12,7 @@
 //!
 //! Lock order: page words (frozen, never waited for) → the VM's structure → the host's structure.
 
+mod block;
 mod convert;
 mod donate;
 mod host;
@@ -21,21 +22,22 @@ mod pools;
 mod reclaim;
 mod run;
 mod status;
+mod structure;
 mod teardown;
+mod uproot;
 
 use arrayvec::ArrayVec;
 use tenure_abi::MAX_ATOMIC_PAGES;
 
 use crate::addr::{Gfn, Pa, Pfn};
 use crate::frames::{Frames, Region};
-use crate::machine::{Machine, Vmid};
+use crate::machine::Machine;
 use crate::manager::Mm;
 use crate::pool::Pool;
-use crate::stage2::Descriptor;
+use crate::stage2::blocks::Tables;
 use crate::stage2::guest::{Cursor, Entry};
 use crate::state::Refusal;
-use crate::tlb::Flush;
-use crate::vm::Vm;
+use crate::vm::{Inner, Vm};
 use crate::word::{Frozen, PageWord, Word};
 
 pub use convert::Unshare;
@@ -44,6 +46,7 @@ pub use map::GuestFault;
 pub use pin::{PinKind, Unpinned};
 pub use pools::Returned;
 pub use status::GuestQuery;
+pub(crate) use structure::Recent;
 pub use teardown::Destroyed;
 
 /// Words that one call holds frozen.
@@ -93,10 +96,10 @@ impl<'a, M: Machine> Mm<'a, M> {
     #[inline]
     pub(crate) fn look(&self, cursor: &mut Cursor, gfn: Gfn) -> Result<Seen<'a>, Refusal> {
         let entry = cursor.entry(&self.machine, gfn);
-        if !entry.descriptor.is_leaf(entry.level) {
-            return Ok(Seen::Empty(entry));
+        if !entry.is_leaf() {
+            return if entry.descriptor.is_moving() { Err(Refusal::FROZEN) } else { Ok(Seen::Empty(entry)) };
         }
-        let frame = entry.descriptor.frame();
+        let frame = entry.frame_of(gfn);
         let cell = self.cell(frame)?;
         let word = cell.load();
         if entry.reread(&self.machine) != entry.descriptor {
@@ -116,43 +119,10 @@ impl<'a, M: Machine> Mm<'a, M> {
         Ok(root)
     }
 
-    /// Sees that the host's leaves of `count` frames from `first` can be reached, leaving `reserve` pages.
-    pub(crate) fn reserve_host(
-        &self,
-        pool: &Pool,
-        first: Pfn,
-        count: u64,
-        reserve: u64,
-    ) -> Result<(), Refusal> {
-        let needed = self.host.tables_needed(&self.machine, first, count);
-        if pool.free() < needed.saturating_add(reserve) { Err(Refusal::HOST_POOL) } else { Ok(()) }
-    }
-
-    /// Removes the host's mapping of frozen frames that are the host's, and waits. Tables were reserved.
-    pub(crate) fn unmap_own(&self, pool: &mut Pool, held: &[Frozen<'_>]) {
-        let mut mapped = 0;
-        let mut cursor = self.host.cursor();
-        for page in held {
-            let found = cursor.leaf(&self.machine, page.frame());
-            let entry = found.or_else(|| self.host.split(&self.machine, pool, page.frame()));
-            mapped += u64::from(entry.is_some_and(|entry| entry.descriptor.is_valid()));
-        }
-        if mapped > 0 {
-            self.drop_host_leaves(held.iter().map(Frozen::frame), mapped);
-        }
-    }
-
-    /// Makes the host's level-3 entries of frozen frames invalid, and waits until no CPU holds their translations.
-    pub(crate) fn drop_host_leaves(&self, frames: impl Iterator<Item = Pfn> + Clone, count: u64) {
-        let mut cursor = self.host.cursor();
-        for frame in frames.clone() {
-            if let Some(entry) = cursor.leaf(&self.machine, frame) {
-                entry.write(&self.machine, Descriptor::INVALID);
-            }
-        }
-        let flush = Flush::begin(&self.machine, Vmid::HOST, count);
-        frames.for_each(|frame| flush.page(frame));
-        flush.finish();
+    /// The VM's tables, for changes of their structure.
+    pub(crate) fn tables<'t>(&'t self, vm: &Vm, inner: &'t mut Inner, root: Pa) -> Tables<'t, M> {
+        let Inner { pool, kept, .. } = inner;
+        Tables { machine: &self.machine, vmid: vm.vmid(), root, frames: self.frames, pool, kept }
     }
 
     /// Scrubs frames and waits.

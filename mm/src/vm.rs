@@ -12,6 +12,7 @@ use tenure_abi::flags::vm as flags;
 use crate::addr::{Pa, Pfn};
 use crate::machine::Vmid;
 use crate::pool::Pool;
+use crate::stage2::blocks::Kept;
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Guard, Lock, Ordering, lock};
 
 /// VMs at one time.
@@ -59,6 +60,8 @@ const USERS: u64 = DYING - 1;
 pub struct Inner {
     /// Table memory of the VM.
     pub pool: Pool,
+    /// Tables of its merged blocks.
+    pub kept: Kept,
     /// SHA-256 chain over what was placed before activation.
     pub measurement: [u8; 32],
     /// Where a resumable teardown stands.
@@ -66,7 +69,8 @@ pub struct Inner {
 }
 
 impl Inner {
-    const EMPTY: Self = Self { pool: Pool::empty(), measurement: [0; 32], teardown: Teardown::Leaves(0) };
+    const EMPTY: Self =
+        Self { pool: Pool::empty(), kept: Kept::EMPTY, measurement: [0; 32], teardown: Teardown::Leaves(0) };
 }
 
 /// All slots of a machine, empty.
@@ -86,11 +90,27 @@ pub const fn slots() -> [Vm; MAX_VMS] {
 pub enum Teardown {
     /// Leaves go; the next guest frame to look at.
     Leaves(u64),
+    /// The frames of a block, which has lost its leaf, go home.
+    Block {
+        /// Its first frame.
+        first: Pfn,
+        /// Frames of it that have gone.
+        done: u64,
+        /// Where the leaves go on.
+        next: u64,
+    },
     /// Nobody walks the tree at `root` any more, its tables go back to the pool; the next guest frame.
     Tables {
         /// The root table.
         root: Pa,
         /// Next guest frame whose tables are to go.
+        next: u64,
+    },
+    /// As `Tables`, of the tree of kept tables.
+    Kept {
+        /// Its root.
+        root: Pa,
+        /// Next place in it, in guest frames.
         next: u64,
     },
     /// Frames without a leaf are looked for among the words; the next RAM frame, counted over all regions.

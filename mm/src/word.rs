@@ -111,6 +111,31 @@ impl Word {
         self.0 & (page::CPU_PINS.mask() | page::DMA_PINS.mask()) != 0
     }
 
+    /// In `state`, owned by `owner`, thawed, and without any reference; a scrub may be owed.
+    #[inline(always)]
+    pub const fn is_only(self, state: State, owner: Slot) -> bool {
+        let free = page::VERSION.mask() | page::SCRUB.mask();
+        self.0 & !free == page::OWNER.set(state as u64, owner.0 as u64)
+    }
+
+    /// A word of this state and owner without any reference, of the same version as this one.
+    #[inline(always)]
+    pub const fn fresh(self, state: State, owner: Slot) -> Self {
+        Self(self.0 & page::VERSION.mask() | page::OWNER.set(state as u64, owner.0 as u64))
+    }
+
+    /// As [`Word::fresh`], with a first guest leaf.
+    #[inline(always)]
+    pub const fn fresh_with_leaf(self, state: State, owner: Slot) -> Self {
+        let word = page::GUEST_LEAVES.set(self.next_version().fresh(state, owner).0, 1);
+        Self(word)
+    }
+
+    /// A scrub is owed.
+    pub const fn owes_scrub(self) -> bool {
+        self.flag(page::SCRUB)
+    }
+
     /// The frame in `state`, owned by `owner`.
     pub const fn with_state(self, state: State, owner: Slot) -> Self {
         Self(page::OWNER.set(page::STATE.set(self.0, state as u64), owner.0 as u64))
@@ -191,7 +216,8 @@ impl Word {
     }
 
     const fn next_version(self) -> Self {
-        Self(page::VERSION.set(self.0, page::VERSION.get(self.0).wrapping_add(1)))
+        // The version stands on top, and wraps there.
+        Self(self.0.wrapping_add(1 << page::VERSION.shift))
     }
 
     const fn flag(self, field: Field) -> bool {
@@ -284,6 +310,25 @@ impl PageWord {
         debug_assert!(!from.is_frozen());
         self.swap(from, from.frozen())?;
         Ok(Frozen { cell: self, before: from, frame })
+    }
+
+    /// Freezes whatever stands here, for [`crate::block::FrozenBlock`], which is the proof. A word that comes back frozen
+    /// is another CPU's, and stays so.
+    #[inline(always)]
+    pub(crate) fn freeze_in_place(&self) -> Word {
+        Word(self.0.fetch_or(page::FROZEN.mask(), Ordering::AcqRel))
+    }
+
+    /// What a word that this CPU has frozen in place was before. (Nobody else writes it.)
+    #[inline(always)]
+    pub(crate) fn load_frozen(&self) -> Word {
+        Word(self.0.load(Ordering::Relaxed) & !page::FROZEN.mask())
+    }
+
+    /// Ends what [`PageWord::freeze_in_place`] began, or changes a word that is parked under this CPU's lock.
+    #[inline(always)]
+    pub(crate) fn thaw(&self, word: Word) {
+        self.0.store(word.0 & !page::FROZEN.mask(), Ordering::Release);
     }
 }
 

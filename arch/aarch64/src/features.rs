@@ -18,6 +18,8 @@ pub struct IdRegs {
     pub dfr0: u64,
     /// `ID_AA64ISAR1_EL1`.
     pub isar1: u64,
+    /// `ID_AA64ISAR0_EL1`.
+    pub isar0: u64,
     /// `ID_AA64MMFR0_EL1`.
     pub mmfr0: u64,
     /// `ID_AA64MMFR1_EL1`.
@@ -38,6 +40,7 @@ impl IdRegs {
             pfr1: sysreg::id_aa64pfr1_el1(),
             pfr2: sysreg::id_aa64pfr2_el1(),
             dfr0: sysreg::id_aa64dfr0_el1(),
+            isar0: sysreg::id_aa64isar0_el1(),
             isar1: sysreg::id_aa64isar1_el1(),
             mmfr0: sysreg::id_aa64mmfr0_el1(),
             mmfr1: sysreg::id_aa64mmfr1_el1(),
@@ -118,6 +121,8 @@ pub struct Features {
     pub s2fwb: bool,
     /// FEAT_VMID16.
     pub vmid16: bool,
+    /// FEAT_TLBIRANGE.
+    pub tlbi_range: bool,
 }
 
 impl Features {
@@ -156,6 +161,7 @@ impl Features {
             s1poe: field(id.mmfr3, 16) != 0,
             s2fwb: field(id.mmfr2, 40) != 0,
             vmid16: field(id.mmfr1, 4) == 2,
+            tlbi_range: field(id.isar0, 56) >= 2,
         }
     }
 

@@ -211,6 +211,7 @@ mod tests {
             pfr1: 0,
             pfr2: 0,
             dfr0: 0,
+            isar0: 0,
             isar1: 0,
             mmfr0: 0,
             mmfr1: 0,

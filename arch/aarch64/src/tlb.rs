@@ -65,6 +65,42 @@ tlbi_arg! {
     vae2is = "vae2is";
 }
 
+/// Stage 2 of `pages` pages from `ipa` on, current VMID, all CPUs. Needs FEAT_TLBIRANGE.
+pub fn ripas2e1is(ipa: u64, pages: u64) {
+    ranges(ipa >> 12, pages, range_op);
+}
+
+/// TLBI RIPAS2E1IS, which assemblers name from Armv8.4 on only.
+#[inline(always)]
+fn range_op(operand: u64) {
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: removes cached translations; the tables stay what they are.
+    unsafe {
+        core::arch::asm!("sys #4, c8, c0, #2, {a}", a = in(reg) operand, options(nostack, preserves_flags))
+    };
+    let _ = operand;
+}
+
+/// Cuts a run of 4 KiB pages into operands of range TLBIs (DDI 0487 C5.5, "TLBI RIPAS2E1IS"): (NUM + 1) ·
+/// 2^(5 · SCALE + 1) pages each, so that an odd page is covered by a pair.
+fn ranges(first: u64, pages: u64, mut each: impl FnMut(u64)) {
+    const GRANULE_4K: u64 = 1 << 46;
+    const BASE: u64 = (1 << 37) - 1;
+    let (mut at, mut left) = (first, pages);
+    for scale in (0..4u64).rev() {
+        let unit = 5 * scale + 1;
+        // What is left after the larger units, rounded up at the smallest.
+        let mut units = if scale == 0 { left.div_ceil(2) } else { left >> unit };
+        while units > 0 {
+            let now = units.min(32);
+            each(at & BASE | (now - 1) << 39 | scale << 44 | GRANULE_4K);
+            at += now << unit;
+            left = left.saturating_sub(now << unit);
+            units -= now;
+        }
+    }
+}
+
 /// Waits until earlier invalidations are complete on all CPUs, twice over where a CPU of the machine needs that
 /// ([`crate::errata`]): the second invalidation may be of anything, so one of an address that EL2 never maps is used.
 #[inline]
@@ -91,4 +127,33 @@ pub fn flush_local_el1() {
     vmalls12e1();
     barrier::dsb_nsh();
     barrier::isb();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pages that an operand covers, as the architecture reads it.
+    fn covered(operand: u64) -> core::ops::Range<u64> {
+        assert_eq!(operand >> 46, 1, "granule of 4 KiB, no ASID");
+        let (base, num, scale) = (operand & ((1 << 37) - 1), operand >> 39 & 31, operand >> 44 & 3);
+        assert_eq!(operand >> 37 & 3, 0, "no level is claimed");
+        base..base + ((num + 1) << (5 * scale + 1))
+    }
+
+    #[test]
+    fn ranges_cover_every_page_once_and_at_most_one_more() {
+        for pages in [1, 2, 3, 63, 64, 65, 512, 2047, 2048, 262_144, 1_000_003] {
+            let mut at = 0x40001;
+            let mut count = 0;
+            ranges(at, pages, |operand| {
+                let run = covered(operand);
+                assert_eq!(run.start, at);
+                at = run.end;
+                count += 1;
+            });
+            assert!(at - 0x40001 - pages <= 1, "{pages}");
+            assert!(count <= 4 + pages / (32 << 16), "{pages}: {count}");
+        }
+    }
 }

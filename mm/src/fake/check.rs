@@ -178,10 +178,11 @@ impl Inner {
             let Some(word) = book.word(Pfn(pfn)) else { continue };
             let state = page::STATE.get(word);
             let Some(before) = self.states[place].replace(state) else { continue };
-            let [host, private, shared] =
-                [State::Host, State::Private, State::Shared].map(|state| state as u64);
+            let [host, private, shared, parked] =
+                [State::Host, State::Private, State::Shared, State::Quarantine].map(|state| state as u64);
+            let to_guest = state == private || state == shared;
             let changes_hands =
-                before != state && (state == host || before == host && (state == private || state == shared));
+                before != state && (state == host || to_guest && (before == host || before == parked));
             if changes_hands && !self.frames[place].is_scrubbed() {
                 self.violation(format!(
                     "frame {pfn:#x} changed hands from state {before} with old contents in it or behind it, word {}",

@@ -59,6 +59,12 @@ pub enum Event {
         vmid: Vmid,
         ipa: Ipa,
     },
+    TlbiRange {
+        cpu: usize,
+        vmid: Vmid,
+        ipa: Ipa,
+        pages: u64,
+    },
     TlbiStage1 {
         cpu: usize,
         vmid: Vmid,
@@ -101,7 +107,10 @@ impl Log {
             Event::Icache { .. } | Event::IcacheAll { .. } => counts.icache += 1,
             Event::DsbIshst { .. } | Event::DsbIsh { .. } => counts.dsbs += 1,
             Event::Select { .. } => counts.selects += 1,
-            Event::TlbiIpa { .. } | Event::TlbiStage1 { .. } | Event::TlbiAll { .. } => counts.tlbis += 1,
+            Event::TlbiIpa { .. }
+            | Event::TlbiRange { .. }
+            | Event::TlbiStage1 { .. }
+            | Event::TlbiAll { .. } => counts.tlbis += 1,
         }
         if self.events.len() == LOG_LIMIT {
             self.events.pop_front();

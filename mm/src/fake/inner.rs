@@ -36,6 +36,8 @@ pub(super) struct Inner {
     pub(super) mutations: Mutations,
     pub(super) log: Log,
     pub(super) attention: u64,
+    /// The CPUs have FEAT_TLBIRANGE.
+    pub(super) range_tlbi: bool,
     pub(super) violations: Vec<String>,
     /// States of the frames when they were last looked at.
     pub(super) states: Vec<Option<u64>>,
@@ -56,6 +58,7 @@ impl Inner {
             mutations: Mutations::default(),
             log: Log::default(),
             attention: 0,
+            range_tlbi: false,
             violations: Vec::new(),
             states: (0..frames).map(|_| None).collect(),
         }

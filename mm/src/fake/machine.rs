@@ -139,6 +139,19 @@ impl Machine for FakeMachine {
         self.event(event, Some(Mutation::SkipTlbiIpa), |inner| inner.tlbi(cpu, scope));
     }
 
+    fn has_range_tlbi(&self) -> bool {
+        self.lock().range_tlbi
+    }
+
+    fn tlbi_ripas2e1is(&self, first: Ipa, pages: u64) {
+        let cpu = current_cpu();
+        let vmid = self.lock().cpus[cpu].selected;
+        let event = Event::TlbiRange { cpu, vmid, ipa: first, pages };
+        let start = first.frame().base().0;
+        let scope = Scope::Range(start, start + pages * 0x1000);
+        self.event(event, Some(Mutation::SkipTlbiIpa), |inner| inner.tlbi(cpu, scope));
+    }
+
     fn tlbi_vmalle1is(&self) {
         let cpu = current_cpu();
         let vmid = self.lock().cpus[cpu].selected;

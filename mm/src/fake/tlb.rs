@@ -72,6 +72,8 @@ impl Life {
 pub(super) enum Scope {
     /// Stage-2 entries of one page.
     Ipa(u64),
+    /// Stage-2 entries of the pages between two addresses.
+    Range(u64, u64),
     /// Stage-1 and combined entries.
     Stage1,
     /// Everything of the VMID.
@@ -92,6 +94,7 @@ impl PendingTlbi {
         self.vmid == vmid
             && match self.scope {
                 Scope::Ipa(page) => page >= ipa && page < end,
+                Scope::Range(first, last) => first < end && ipa < last,
                 Scope::Stage1 => false,
                 Scope::All => true,
             }
@@ -128,7 +131,7 @@ impl Tlb {
                 }
                 // A combined entry can be made anew as long as the stage-2 entry lives.
                 life.combined &= match tlbi.scope {
-                    Scope::Ipa(_) => true,
+                    Scope::Ipa(_) | Scope::Range(..) => true,
                     Scope::Stage1 => life.stage2 || life.stage2_end >= tlbi.at,
                     Scope::All => life.last_walk >= tlbi.at,
                 };

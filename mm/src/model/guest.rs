@@ -257,7 +257,8 @@ impl Model {
                 }
             },
         );
-        Expect { reply, tables: false }
+        // A block that is cut is split.
+        Expect { reply, tables: true }
     }
 
     /// The frame at an address stands there no more; the address keeps its status.

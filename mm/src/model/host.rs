@@ -24,7 +24,7 @@ pub(super) fn occupied(frame: &Frame) -> Option<Block> {
 
 impl Model {
     /// A frame that may be taken from the host: `Host`, not firmware's, with no reference.
-    fn judge_free(&self, pfn: u64) -> Result<(), Block> {
+    pub(super) fn judge_free(&self, pfn: u64) -> Result<(), Block> {
         match self.frames.get(&pfn) {
             Some(frame) => match frame.state {
                 State::Host if frame.firmware => Err((Status::Denied, reply::STATE)),
@@ -43,7 +43,10 @@ impl Model {
         if !known || !sound || !self.vms.contains_key(&vm) {
             return Expect::refused(Status::Invalid);
         }
-        let count = count.min(CHUNK);
+        // A range stops where a block of 2 MiB begins that it could go on with.
+        let ahead = 512 - pfn % 512;
+        let blocks = pfn % 512 == gfn % 512 && count >= ahead + 512 && !pfn.is_multiple_of(512);
+        let count = if blocks { count.min(ahead) } else { count }.min(CHUNK);
         // Frames are judged before addresses.
         for index in 0..count {
             if let Err((status, mask)) = self.judge_free(pfn + index) {
@@ -60,17 +63,22 @@ impl Model {
                 }
             },
             |model, index| {
-                let state = if kind == status::SHARED { State::Shared } else { State::Private };
-                let frame = Frame { state, owner: Some(vm), guest_leaves: 1, ..Frame::HOST };
-                model.frames.insert(pfn + index, frame);
-                if let Some(vm) = model.vms.get_mut(&vm) {
-                    let address = vm.addresses.entry(gfn + index).or_default();
-                    address.frame = Some(pfn + index);
-                    address.status = kind;
-                }
+                model.give(vm, gfn + index, pfn + index, kind);
             },
         );
         Expect { reply, tables: true }
+    }
+
+    /// A frame is the VM's, at an address.
+    pub(super) fn give(&mut self, vm: usize, gfn: u64, pfn: u64, kind: u64) {
+        let state = if kind == status::SHARED { State::Shared } else { State::Private };
+        let frame = Frame { state, owner: Some(vm), guest_leaves: 1, ..Frame::HOST };
+        self.frames.insert(pfn, frame);
+        if let Some(vm) = self.vms.get_mut(&vm) {
+            let address = vm.addresses.entry(gfn).or_default();
+            address.frame = Some(pfn);
+            address.status = kind;
+        }
     }
 
     /// RECLAIM: frames without a leaf or pin come back scrubbed; never a private one of a sealed VM (F3, U10).
@@ -89,6 +97,8 @@ impl Model {
                 Some(frame) if frame.owner == Some(vm) => match frame.state {
                     State::Private if sealed => Err((Status::Denied, reply::STATE)),
                     State::Draining => Err((Status::Busy, frame.held() & !reply::HOST_LEAF)),
+                    // What is parked is taken back at any time.
+                    State::Quarantine => Ok(()),
                     State::Private | State::Shared => occupied(frame).map_or(Ok(()), Err),
                     _ => Err((Status::Denied, reply::STATE)),
                 },
@@ -136,7 +146,8 @@ impl Model {
                 }
             },
         );
-        Expect::plain(reply)
+        // A block that is cut is split.
+        Expect { reply, tables: true }
     }
 
     /// SET_STATUS: declares addresses that have no frame, before activation or for a plain VM.

@@ -125,7 +125,7 @@ impl Model {
             State::Host => return Touch::Frame,
             State::Shared => true,
             State::Draining => frame.cpu_pins > 0,
-            State::Quarantine => true,
+            State::Quarantine => frame.owner.is_none(),
             State::Private | State::Hyp | State::Poison => false,
         };
         if frame.host_leaf || may_have_leaf {

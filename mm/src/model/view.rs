@@ -27,7 +27,8 @@ impl View {
     pub fn of_word(word: u64) -> Self {
         let state = State::of(word);
         let foreign = state != Some(State::Host);
-        let owned = matches!(state, Some(State::Private | State::Shared | State::Draining | State::Hyp));
+        let owned = matches!(state, Some(State::Private | State::Shared | State::Draining | State::Hyp))
+            || state == Some(State::Quarantine);
         Self {
             state,
             owner: if owned { page::OWNER.get(word) } else { 0 },

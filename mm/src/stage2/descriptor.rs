@@ -10,6 +10,9 @@ const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 const STATUS_SHIFT: u32 = 2;
 const STATUS_MASK: u64 = 7;
 
+/// In an invalid entry: a change of structure is under way, or the table is out of use.
+const MOVING: u64 = 1 << 5;
+
 const MEMATTR_NORMAL_WB: u64 = 0xf << 2;
 const MEMATTR_FWB_NORMAL_WB: u64 = 0x6 << 2;
 const S2AP_READ: u64 = 1 << 6;
@@ -46,6 +49,10 @@ impl Descriptor {
     /// Nothing is mapped, nothing is declared.
     pub const INVALID: Self = Self(0);
 
+    /// A change of structure is under way here, or the table that this stands in is out of use: who meets it starts
+    /// again.
+    pub const MOVING: Self = Self(MOVING);
+
     /// A page at level 3.
     pub const fn page(frame: Pfn, attr: Attr) -> Self {
         Self(frame.base().0 & ADDRESS | attr.0 | TABLE_OR_PAGE | VALID)
@@ -69,6 +76,11 @@ impl Descriptor {
     /// An invalid entry that keeps the status of its addresses (`TENURE_ADDR_*`).
     pub const fn status(status: u64) -> Self {
         Self((status & STATUS_MASK) << STATUS_SHIFT)
+    }
+
+    /// Who meets this starts again.
+    pub const fn is_moving(self) -> bool {
+        self.0 & (MOVING | VALID) == MOVING
     }
 
     /// The walker goes on or translates here.

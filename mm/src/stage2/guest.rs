@@ -1,10 +1,13 @@
 //! A guest's stage 2: walks without a lock, changes of structure under the VM's.
 //!
-//! Table pages of a live VM are never recycled, so a walk that raced a change reads an old entry, never another
-//! page's. A populated address has a level-3 leaf; an unpopulated one has its status in the invalid entry of
-//! whatever level the walk ends at.
+//! A populated address has a leaf, of level 3 or a block above it; an unpopulated one has its status in the invalid
+//! entry of whatever level the walk ends at. Sharing changes no leaf, so a block stays one whatever its pages are; it
+//! is split when a part of it leaves ([`super::blocks`]).
+//!
+//! A table page of a live VM never serves another range of addresses, so a walk that raced a change reads an old
+//! entry, or one that says [`Descriptor::MOVING`]; never another page's.
 
-use crate::addr::{Gfn, Pa};
+use crate::addr::{Gfn, Pa, Pfn};
 use crate::machine::Machine;
 use crate::pool::Pool;
 use crate::stage2::{Descriptor, ENTRIES, LEAF_LEVEL, ROOT_LEVEL, frames_per_entry, index};
@@ -33,17 +36,47 @@ impl Entry {
     pub fn write<M: Machine>(&self, machine: &M, descriptor: Descriptor) {
         machine.write(self.table, self.index, descriptor.0);
     }
+
+    /// Maps memory.
+    #[inline]
+    pub const fn is_leaf(&self) -> bool {
+        self.descriptor.is_leaf(self.level)
+    }
+
+    /// The frame that a leaf maps `gfn` to.
+    #[inline]
+    pub const fn frame_of(&self, gfn: Gfn) -> Pfn {
+        let first = self.descriptor.frame();
+        if self.level == LEAF_LEVEL { first } else { first.offset(gfn.0 & (self.span() - 1)) }
+    }
+
+    /// Frames that the entry decides about.
+    #[inline]
+    pub const fn span(&self) -> u64 {
+        frames_per_entry(self.level)
+    }
+
+    /// First address that the entry decides about, given one of them.
+    pub const fn first_of(&self, gfn: Gfn) -> Gfn {
+        Gfn(gfn.0 & !(self.span() - 1))
+    }
 }
 
 /// Walks to the entry that decides about `gfn`.
 #[inline]
 pub fn walk<M: Machine>(machine: &M, root: Pa, gfn: Gfn) -> Entry {
+    walk_to(machine, root, gfn, LEAF_LEVEL)
+}
+
+/// As [`walk`], to `level` at most: the entry may point to a table there.
+#[inline]
+pub fn walk_to<M: Machine>(machine: &M, root: Pa, gfn: Gfn, deepest: u32) -> Entry {
     let mut table = root;
     let mut level = ROOT_LEVEL;
     loop {
         let index = index(gfn.0, level) & (ENTRIES as usize - 1);
         let descriptor = Descriptor(machine.read(table, index));
-        if !descriptor.is_table(level) {
+        if level == deepest || !descriptor.is_table(level) {
             return Entry { table, index, level, descriptor };
         }
         table = descriptor.next();
@@ -83,23 +116,22 @@ impl Cursor {
         self.table = (entry.level == LEAF_LEVEL).then_some(entry.table);
         entry
     }
-}
 
-impl Cursor {
-    /// As [`ensure`], remembering the table.
+    /// As [`ensure`] to level 3, remembering the table.
     pub fn ensure<M: Machine>(&mut self, machine: &M, pool: &mut Pool, gfn: Gfn) -> Option<Entry> {
         let entry = self.entry(machine, gfn);
         if entry.level == LEAF_LEVEL {
             return Some(entry);
         }
-        let entry = ensure(machine, pool, self.root, gfn)?;
-        self.table = Some(entry.table);
+        let entry = ensure(machine, pool, self.root, gfn, LEAF_LEVEL)?;
+        self.table = (entry.level == LEAF_LEVEL).then_some(entry.table);
         Some(entry)
     }
 }
 
-/// Tables that [`ensure`] will take from the pool to reach level 3 for all of `count` frames from `gfn`.
-pub fn tables_needed<M: Machine>(machine: &M, root: Pa, gfn: Gfn, count: u64) -> u64 {
+/// Tables that [`ensure`] will take from the pool to reach `level` for all unpopulated ones of `count` frames from
+/// `gfn`.
+pub fn tables_needed<M: Machine>(machine: &M, root: Pa, gfn: Gfn, count: u64, level: u32) -> u64 {
     let mut needed = 0u64;
     let mut new_level2 = u64::MAX;
     let mut at = gfn.0;
@@ -107,25 +139,26 @@ pub fn tables_needed<M: Machine>(machine: &M, root: Pa, gfn: Gfn, count: u64) ->
     while at < end {
         let entry = walk(machine, root, Gfn(at));
         let gigabyte = at / frames_per_entry(ROOT_LEVEL);
-        if entry.level == ROOT_LEVEL && gigabyte != new_level2 {
-            new_level2 = gigabyte;
-            needed += 1;
-        }
-        if entry.level < LEAF_LEVEL {
-            needed += 1;
+        if !entry.descriptor.is_valid() {
+            if entry.level == ROOT_LEVEL && gigabyte != new_level2 {
+                new_level2 = gigabyte;
+                needed += 1;
+            }
+            needed += u64::from(entry.level < LEAF_LEVEL && level == LEAF_LEVEL);
         }
         at = (at / ENTRIES + 1) * ENTRIES;
     }
     needed
 }
 
-/// Reaches level 3 for `gfn`, making tables that repeat the status of the entry that they replace.
+/// Reaches `level` for `gfn` if it is unpopulated, making tables that repeat the status of the entry that they replace.
+/// Where a block stands, that is the answer.
 ///
 /// Returns `None`, without a trace, if the pool runs dry (callers reserve by [`tables_needed`] first).
-pub fn ensure<M: Machine>(machine: &M, pool: &mut Pool, root: Pa, gfn: Gfn) -> Option<Entry> {
+pub fn ensure<M: Machine>(machine: &M, pool: &mut Pool, root: Pa, gfn: Gfn, level: u32) -> Option<Entry> {
     loop {
-        let entry = walk(machine, root, gfn);
-        if entry.level == LEAF_LEVEL {
+        let entry = walk_to(machine, root, gfn, level);
+        if entry.level == level || entry.descriptor.is_valid() {
             return Some(entry);
         }
         let table = pool.take(machine)?.base();

@@ -1,14 +1,16 @@
 //! The host's stage 2: an identity map in blocks, split where a page leaves.
 //!
-//! A block is split under the host's structure lock, by break-before-make. A CPU that faults between break and make
-//! returns to its instruction. Once a level-3 table exists its entries belong to the page words: whoever holds a
-//! frame's word frozen may change that frame's leaf without a lock. A frame in a state other than `Host` is never
-//! under a block, so a later fault on it never allocates.
+//! Structure changes, by break-before-make, under the lock of the gigabyte ([`Structure`]); a CPU that faults between
+//! break and make returns to its instruction. Once a level-3 table exists its entries belong to the page words: whoever
+//! holds a frame's word frozen may change that frame's leaf without a lock, and finds the table where it is, since a
+//! block is merged again only by who holds all of its words frozen. A frame in a state other than `Host` is never under
+//! a block, so a later fault on it never allocates.
 
 use crate::addr::{Pa, Pfn};
 use crate::machine::{Machine, Vmid};
 use crate::pool::Pool;
 use crate::stage2::{Attr, Descriptor, ENTRIES, LEAF_LEVEL, ROOT_LEVEL, frames_per_entry, index};
+use crate::sync::{Guard, Lock, lock};
 use crate::tlb::Flush;
 
 /// Frames that the map covers.
@@ -26,6 +28,30 @@ pub enum Kind {
     Other,
     /// Not the host's: unmapped down to level 3.
     Hidden,
+}
+
+/// The locks of the map's structure: one for every gigabyte, modulo 16, so that CPUs that take memory for different
+/// VMs seldom meet. Inside: the pool's.
+#[derive(Debug)]
+pub struct Structure([Lock<()>; 16]);
+
+impl Structure {
+    /// All free.
+    pub fn new() -> Self {
+        Self(core::array::from_fn(|_| Lock::new(())))
+    }
+
+    /// Takes the lock of a frame's gigabyte.
+    pub fn lock(&self, frame: Pfn) -> Guard<'_, ()> {
+        let gigabyte = frame.0 / frames_per_entry(ROOT_LEVEL);
+        lock(&self.0[(gigabyte % 16) as usize])
+    }
+}
+
+impl Default for Structure {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 /// The identity map.
@@ -50,23 +76,23 @@ impl HostMap {
     /// Walks to the entry that decides about `frame`.
     #[inline]
     pub fn walk<M: Machine>(&self, machine: &M, frame: Pfn) -> Entry {
-        let mut table = self.root;
-        let mut level = ROOT_LEVEL;
-        let mut slot = index(frame.0, level);
+        let mut entry = self.root_entry(machine, frame);
+        while entry.descriptor.is_table(entry.level) {
+            entry = below(machine, entry, frame);
+        }
+        entry
+    }
+
+    #[inline]
+    fn root_entry<M: Machine>(&self, machine: &M, frame: Pfn) -> Entry {
+        let slot = index(frame.0, ROOT_LEVEL);
         // The root is two pages long; the machine is asked for one of them.
-        if slot >= ENTRIES as usize {
-            table = Pa(table.0 | 0x1000);
-            slot -= ENTRIES as usize;
-        }
-        loop {
-            let descriptor = Descriptor(machine.read(table, slot));
-            if !descriptor.is_table(level) {
-                return Entry { table, index: slot, level, descriptor };
-            }
-            table = descriptor.next();
-            level += 1;
-            slot = index(frame.0, level);
-        }
+        let (table, slot) = match slot.checked_sub(ENTRIES as usize) {
+            None => (self.root, slot),
+            Some(slot) => (Pa(self.root.0 | 0x1000), slot),
+        };
+        let descriptor = Descriptor(machine.read(table, slot));
+        Entry { table, index: slot, level: ROOT_LEVEL, descriptor }
     }
 
     /// The frame's level-3 entry, or `None` while a block covers it.
@@ -102,29 +128,59 @@ impl HostMap {
         needed
     }
 
-    /// Reaches level 3 for `frame`: replaces the block that covers it by a table of the same mappings.
+    /// Reaches `level` for `frame`, one level a call: replaces the block that covers it by a table of the same
+    /// mappings. Tables come from `take`, zeroed. The caller holds the gigabyte's [`Structure`] lock.
     ///
-    /// Returns `None`, without a trace, if the pool runs dry (callers reserve first).
-    pub fn split<M: Machine>(&self, machine: &M, pool: &mut Pool, frame: Pfn) -> Option<Entry> {
+    /// Returns `None`, with no more than a needless split as a trace, if `take` gives none (callers reserve first).
+    pub fn split<M: Machine>(
+        &self,
+        machine: &M,
+        mut take: impl FnMut() -> Option<Pfn>,
+        frame: Pfn,
+        level: u32,
+    ) -> Option<Entry> {
         loop {
             let entry = self.walk(machine, frame);
-            if entry.level == LEAF_LEVEL {
+            if entry.level >= level {
                 return Some(entry);
             }
-            let table = pool.take(machine)?.base();
+            let table = take()?.base();
             fill(machine, table, entry);
-            let first = frame.0 & !(frames_per_entry(entry.level) - 1);
-            if entry.descriptor.is_valid() {
-                entry.write(machine, Descriptor::INVALID);
-                let flush = Flush::begin(machine, Vmid::HOST, 1);
-                flush.page(Pfn(first));
-                flush.finish();
-            } else {
-                machine.dsb_ishst();
-            }
-            entry.write(machine, Descriptor::table(table));
-            machine.dsb_ishst();
+            replace(machine, entry, frame, 1, Descriptor::table(table));
         }
+    }
+
+    /// Replaces the block of 2 MiB at `entry`, all of whose words the caller holds frozen, by the zeroed `table`: the
+    /// host reaches none of its frames any more. Under the [`Structure`] lock.
+    pub fn empty_block<M: Machine>(&self, machine: &M, entry: Entry, first: Pfn, table: Pfn) {
+        replace(machine, entry, first, 1, Descriptor::table(table.base()));
+    }
+
+    /// As [`HostMap::empty_block`], where the level-3 table `table` stands.
+    pub fn empty_table<M: Machine>(&self, machine: &M, first: Pfn, table: Pfn) {
+        let Some(above) = self.above(machine, first) else { return };
+        break_entry(machine, above, first, ENTRIES);
+        machine.zero(table);
+        machine.dsb_ishst();
+        above.write(machine, above.descriptor);
+        machine.dsb_ishst();
+    }
+
+    /// Makes a block of 2 MiB of the host's RAM again, all of whose words say `Host` and are held frozen by the caller.
+    /// Returns the table that it replaces. Under the [`Structure`] lock.
+    pub fn merge<M: Machine>(&self, machine: &M, first: Pfn) -> Option<Pfn> {
+        let above = self.above(machine, first)?;
+        replace(machine, above, first, ENTRIES, Descriptor::block(first, Attr::HOST_RAM));
+        Some(above.descriptor.next().frame())
+    }
+
+    /// The level-2 entry over a frame, if it points to a level-3 table.
+    fn above<M: Machine>(&self, machine: &M, frame: Pfn) -> Option<Entry> {
+        let mut entry = self.root_entry(machine, frame);
+        while entry.level < LEAF_LEVEL - 1 && entry.descriptor.is_table(entry.level) {
+            entry = below(machine, entry, frame);
+        }
+        (entry.level == LEAF_LEVEL - 1 && entry.descriptor.is_table(entry.level)).then_some(entry)
     }
 
     /// Maps `frames` as `kind` at boot, before any CPU uses the tables. False if the pool runs dry.
@@ -171,7 +227,7 @@ pub struct Cursor {
 }
 
 impl Cursor {
-    /// As [`HostMap::leaf`]. (Level-3 tables of the host's live as long as the machine runs.)
+    /// As [`HostMap::leaf`]. (The caller holds words of the block frozen: its level-3 table stays.)
     #[inline]
     pub fn leaf<M: Machine>(&mut self, machine: &M, frame: Pfn) -> Option<Entry> {
         let region = frame.0 / ENTRIES;
@@ -185,6 +241,35 @@ impl Cursor {
         self.table = Some(entry.table);
         Some(entry)
     }
+}
+
+/// The entry below one that points to a table.
+#[inline]
+fn below<M: Machine>(machine: &M, entry: Entry, frame: Pfn) -> Entry {
+    let (table, level) = (entry.descriptor.next(), entry.level + 1);
+    let slot = index(frame.0, level);
+    Entry { table, index: slot, level, descriptor: Descriptor(machine.read(table, slot)) }
+}
+
+/// Break-before-make of an entry that stood for `leaves` leaves.
+fn replace<M: Machine>(machine: &M, entry: Entry, frame: Pfn, leaves: u64, by: Descriptor) {
+    if entry.descriptor.is_valid() {
+        break_entry(machine, entry, frame, leaves);
+    } else {
+        machine.dsb_ishst();
+    }
+    entry.write(machine, by);
+    machine.dsb_ishst();
+}
+
+/// Makes an entry that stood for `leaves` leaves invalid, and waits.
+fn break_entry<M: Machine>(machine: &M, entry: Entry, frame: Pfn, leaves: u64) {
+    entry.write(machine, Descriptor::INVALID);
+    let first = Pfn(frame.0 & !(entry.span() - 1));
+    let mut flush = Flush::begin(machine, Vmid::HOST, leaves);
+    let pages = if leaves > 1 { entry.span() } else { 1 };
+    flush.run(first, pages);
+    flush.finish();
 }
 
 /// Fills a new table with what the entry that it will replace maps.

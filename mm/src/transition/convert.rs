@@ -10,7 +10,7 @@ use crate::addr::{Gfn, checked_end};
 use crate::machine::Machine;
 use crate::manager::{Mm, SCRUB_CHUNK};
 use crate::stage2::guest::{Cursor, Entry, ensure, tables_needed, walk};
-use crate::stage2::{Descriptor, GUEST_FRAMES};
+use crate::stage2::{Descriptor, GUEST_FRAMES, LEAF_LEVEL};
 use crate::state::{self, Quick, Refusal, Share, UnshareHow};
 use crate::vm::Vm;
 use crate::word::{Frozen, Word};
@@ -306,7 +306,7 @@ impl<'a, M: Machine> Mm<'a, M> {
         let mut still_empty = 0u64;
         for index in 0..count {
             let entry = walk(&self.machine, root, gfn.offset(index));
-            if entry.descriptor.is_leaf(entry.level) {
+            if entry.is_leaf() {
                 continue;
             }
             still_empty += 1;
@@ -317,15 +317,14 @@ impl<'a, M: Machine> Mm<'a, M> {
         if still_empty != empty {
             return Err(Refusal::FROZEN.at(0));
         }
-        if changes && inner.pool.free() < tables_needed(&self.machine, root, gfn, count) {
+        if changes && inner.pool.free() < tables_needed(&self.machine, root, gfn, count, LEAF_LEVEL) {
             return Err(Refusal::VM_POOL.whole());
         }
         self.commit(vm, op, held, leaves);
         if changes {
             for index in 0..count {
-                let Some(entry) = ensure(&self.machine, &mut inner.pool, root, gfn.offset(index)) else {
-                    break;
-                };
+                let at = gfn.offset(index);
+                let Some(entry) = ensure(&self.machine, &mut inner.pool, root, at, LEAF_LEVEL) else { break };
                 rewrite(&self.machine, entry, op);
             }
             self.machine.dsb_ishst();

@@ -1,27 +1,32 @@
-//! Donate: frames of the host become a guest's, scrubbed.
+//! Donate: frames of the host become a guest's, scrubbed. By blocks of 2 MiB where the range has them
+//! ([`super::block`]), else page by page.
 
 use tenure_abi::flags::status;
 use tenure_abi::page::State;
 use tenure_abi::reply::{self, Reply, Status};
 
+use super::block::{Fit, Wanted};
 use super::{Held, PageRun, hold};
 use crate::addr::{Gfn, Pfn, checked_end};
 use crate::machine::Machine;
 use crate::manager::{Mm, SCRUB_CHUNK};
 use crate::stage2::guest::{Cursor, tables_needed};
 use crate::stage2::host::{FRAMES, RESERVE};
-use crate::stage2::{Descriptor, GUEST_FRAMES};
+use crate::stage2::{Descriptor, GUEST_FRAMES, LEAF_LEVEL};
 use crate::state::{self, Refusal};
 use crate::vm::Vm;
 use crate::word::Frozen;
 
 /// The address expects another kind, or has a frame already.
-const ADDRESS: Refusal = Refusal { status: Status::Denied, mask: reply::STATE };
+pub(super) const ADDRESS: Refusal = Refusal { status: Status::Denied, mask: reply::STATE };
 
 impl<'a, M: Machine> Mm<'a, M> {
     /// Gives the frames from `pfn` to the VM at `gfn`, as `kind` (`TENURE_ADDR_PRIVATE` or `_SHARED`), which must be
-    /// what the guest's addresses say. The first 32, or none; `done` says how many.
-    #[inline(never)]
+    /// what the guest's addresses say. `done` says how many were dealt with; the caller goes on with the rest.
+    ///
+    /// Where both addresses are at the same place of a block of 2 MiB that the range covers to its end, the block is
+    /// taken from the host whole, or not at all, and is the guest's after its last page: until then its frames are
+    /// parked, `done` or not, and [`Mm::reclaim`] gives them back. Else the first 32 pages, or none.
     pub fn donate(&self, vm: &Vm, gfn: Gfn, pfn: Pfn, count: u64, kind: u64) -> Reply {
         if checked_end(gfn.0, count, GUEST_FRAMES).is_none() || checked_end(pfn.0, count, FRAMES).is_none() {
             return Reply::refused(Status::Invalid);
@@ -31,7 +36,19 @@ impl<'a, M: Machine> Mm<'a, M> {
             status::SHARED => State::Shared,
             _ => return Reply::refused(Status::Invalid),
         };
-        let count = count.min(SCRUB_CHUNK);
+        let wanted = Wanted { kind, state };
+        match self.fit(vm, gfn, pfn, count) {
+            Fit::Resume => self.resume_block(vm, gfn, pfn, wanted),
+            Fit::Begin => match self.begin_block(vm, gfn, pfn, wanted) {
+                Some(reply) => reply,
+                None => self.donate_pages(vm, gfn, pfn, count.min(SCRUB_CHUNK), wanted),
+            },
+            Fit::Pages(count) => self.donate_pages(vm, gfn, pfn, count.min(SCRUB_CHUNK), wanted),
+        }
+    }
+
+    #[inline(never)]
+    fn donate_pages(&self, vm: &Vm, gfn: Gfn, pfn: Pfn, count: u64, wanted: Wanted) -> Reply {
         let mut held = Held::new();
         if let Err(reply) = self.freeze_donation(&mut held, pfn, count, true) {
             return reply;
@@ -44,24 +61,18 @@ impl<'a, M: Machine> Mm<'a, M> {
         let mut cursor = Cursor::new(root);
         for index in 0..count {
             let entry = cursor.entry(&self.machine, gfn.offset(index));
-            let expected = match entry.descriptor.address_status() {
-                status::PRIVATE | status::RELINQUISHED => status::PRIVATE,
-                other => other,
-            };
-            if entry.descriptor.is_valid() || expected != kind {
+            let expected = state::kind_of(entry.descriptor.address_status());
+            if entry.descriptor.is_valid() || expected != wanted.kind {
                 return ADDRESS.at(index);
             }
         }
-        if inner.pool.free() < tables_needed(&self.machine, root, gfn, count) {
+        if inner.pool.free() < tables_needed(&self.machine, root, gfn, count, LEAF_LEVEL) {
             return Refusal::VM_POOL.whole();
         }
-        {
-            let mut host_pool = self.host_pool();
-            if let Err(refusal) = self.reserve_host(&host_pool, pfn, count, RESERVE) {
-                return refusal.whole();
-            }
-            self.unmap_own(&mut host_pool, &held);
+        if let Err(refusal) = self.reach_host_leaves(pfn, count, RESERVE) {
+            return refusal.whole();
         }
+        self.unmap_own(held.iter().map(Frozen::frame));
         self.scrub_all(held.iter().map(Frozen::frame));
         self.machine.drop_instructions();
         let mut cursor = Cursor::new(root);
@@ -73,9 +84,10 @@ impl<'a, M: Machine> Mm<'a, M> {
         }
         self.machine.dsb_ishst();
         for page in held.drain(..) {
-            let word = page.before().with_state(state, vm.slot()).with_host_leaf(false);
+            let word = page.before().with_state(wanted.state, vm.slot()).with_host_leaf(false);
             page.publish(word.add_guest_leaf().unwrap_or(word));
         }
+        self.tables(vm, &mut inner, root).merge(gfn.offset(count - 1));
         Reply::done(count)
     }
 

@@ -1,6 +1,7 @@
 //! The host's own stage 2: its faults, and its wish to map or unmap what is shared with it.
 
 use tenure_abi::MAX_ATOMIC_PAGES;
+use tenure_abi::page::State;
 use tenure_abi::reply::{Reply, Status};
 
 use super::{Held, hold};
@@ -11,6 +12,7 @@ use crate::stage2::host::{Entry, FRAMES};
 use crate::stage2::{Attr, Descriptor, LEAF_LEVEL};
 use crate::state::{self, HostMap, HostUnmap, Refusal};
 use crate::sync::Ordering;
+use crate::vm::Vm;
 use crate::word::{Frozen, PageWord, Word};
 
 /// What an access wants.
@@ -160,6 +162,9 @@ impl<'a, M: Machine> Mm<'a, M> {
         match self.panic_scrap() {
             Some(scrap) if !access.write && !access.execute && entry.level == LEAF_LEVEL => {
                 if !entry.descriptor.permits(false, false) {
+                    // A parked word changes under the lock of its VM only.
+                    let parked = word.state() == State::Quarantine;
+                    let _parked = self.slot(word.owner()).filter(|_| parked).map(Vm::lock);
                     let leaf = Descriptor::page(scrap, Attr::HOST_READ_ONLY);
                     self.set_host_leaf(cell, frame, word, word.with_redirection(true), leaf);
                 }

@@ -5,16 +5,16 @@ use tenure_abi::flags::status;
 use tenure_abi::page::State;
 use tenure_abi::reply::{Reply, Status};
 
+use super::uproot::Leaving;
 use super::{Held, Seen, hold};
 use crate::addr::{Gfn, Ipa, Pfn, checked_end};
 use crate::machine::Machine;
 use crate::manager::{Mm, SCRUB_CHUNK};
 use crate::stage2::guest::{Cursor, ensure, tables_needed, walk};
 use crate::stage2::host::FRAMES;
-use crate::stage2::{Descriptor, GUEST_FRAMES};
+use crate::stage2::{Descriptor, GUEST_FRAMES, LEAF_LEVEL};
 use crate::state::{self, Refusal};
 use crate::sync::Ordering;
-use crate::tlb::Flush;
 use crate::vm::Vm;
 use crate::word::Word;
 
@@ -38,7 +38,7 @@ impl<'a, M: Machine> Mm<'a, M> {
             return GuestFault::Undeclared;
         };
         let entry = walk(&self.machine, root, ipa.frame());
-        if entry.descriptor.is_valid() {
+        if entry.descriptor.is_valid() || entry.descriptor.is_moving() {
             return GuestFault::Resume;
         }
         match entry.descriptor.address_status() {
@@ -81,13 +81,14 @@ impl<'a, M: Machine> Mm<'a, M> {
                 return Refusal::STATE.at(index);
             }
         }
-        if inner.pool.free() < tables_needed(&self.machine, root, gfn, count) {
+        if inner.pool.free() < tables_needed(&self.machine, root, gfn, count, LEAF_LEVEL) {
             return Refusal::VM_POOL.whole();
         }
         for (index, page) in (0..).zip(&held) {
             self.machine.clean_to_poc(page.frame());
             self.machine.sync_icache(page.frame());
-            if let Some(entry) = ensure(&self.machine, &mut inner.pool, root, gfn.offset(index)) {
+            let at = gfn.offset(index);
+            if let Some(entry) = ensure(&self.machine, &mut inner.pool, root, at, LEAF_LEVEL) {
                 entry.write(&self.machine, Descriptor::page(page.frame(), self.guest_attr));
             }
         }
@@ -99,6 +100,7 @@ impl<'a, M: Machine> Mm<'a, M> {
             }
             page.publish(before.add_guest_leaf().unwrap_or(before));
         }
+        self.tables(vm, &mut inner, root).merge(gfn.offset(count - 1));
         Reply::done(count)
     }
 
@@ -113,7 +115,7 @@ impl<'a, M: Machine> Mm<'a, M> {
         let Some(root) = vm.root() else { return Reply::done(count) };
         let mut cursor = Cursor::new(root);
         let mut held = Held::new();
-        let mut mapped = [0u64; (MAX_ATOMIC_PAGES / 64) as usize];
+        let mut leaving = Leaving::none();
         for index in 0..count {
             let verdict = match self.look(&mut cursor, gfn.offset(index)) {
                 // Frozen by this very call: it goes in the next.
@@ -124,27 +126,21 @@ impl<'a, M: Machine> Mm<'a, M> {
                     break;
                 }
                 Ok(Seen::Frame { cell, word, frame }) => state::unmap_guest(word, vm.slot(), vm.is_sealed())
-                    .and_then(|_| hold(&mut held, cell, frame, word, word)),
+                    .and_then(|_| {
+                        leaving.goes(index, status_of(word));
+                        hold(&mut held, cell, frame, word, word)
+                    }),
                 Ok(Seen::Empty(_)) => continue,
                 Err(refusal) => Err(refusal),
             };
             if let Err(refusal) = verdict {
                 return refusal.at(index);
             }
-            if let Some(bits) = mapped.get_mut((index / 64) as usize) {
-                *bits |= 1 << (index % 64);
-            }
         }
-        let _structure = vm.lock();
-        let is_mapped =
-            |index: &u64| mapped.get((index / 64) as usize).is_some_and(|bits| bits >> (index % 64) & 1 == 1);
-        for (index, page) in (0..count).filter(is_mapped).zip(&held) {
-            let entry = walk(&self.machine, root, gfn.offset(index));
-            entry.write(&self.machine, Descriptor::status(status_of(page.before())));
+        let mut inner = vm.lock();
+        if let Err(refusal) = self.drop_guest_leaves(vm, &mut inner, root, gfn, count, &leaving) {
+            return refusal.whole();
         }
-        let flush = Flush::begin(&self.machine, vm.vmid(), held.len() as u64);
-        (0..count).filter(is_mapped).for_each(|index| flush.page(Pfn(gfn.offset(index).0)));
-        flush.finish();
         for page in held.drain(..) {
             let before = page.before();
             if before.state() != State::Host {

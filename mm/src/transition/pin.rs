@@ -9,7 +9,7 @@ use super::{Held, hold};
 use crate::addr::{Pfn, checked_end};
 use crate::machine::Machine;
 use crate::manager::{Mm, SCRUB_CHUNK};
-use crate::stage2::host::FRAMES;
+use crate::stage2::host::{FRAMES, RESERVE};
 use crate::state::{self, Refusal, Unpin};
 use crate::vm::VmHandle;
 
@@ -181,19 +181,14 @@ impl<'a, M: Machine> Mm<'a, M> {
         }
     }
 
-    #[inline(never)]
     fn poison_one(&self, frame: Pfn) -> Result<(), Refusal> {
         let cell = self.cell(frame)?;
         let word = cell.load();
         let next = state::poison(word)?;
-        let mut held = Held::new();
-        hold(&mut held, cell, frame, word, word)?;
-        {
-            let mut pool = self.host_pool();
-            self.reserve_host(&pool, frame, 1, crate::stage2::host::RESERVE)?;
-            self.unmap_own(&mut pool, &held);
-        }
-        held.drain(..).for_each(|page| page.publish(next));
+        let page = cell.freeze(frame, word, word).map_err(|_| Refusal::FROZEN)?;
+        self.reach_host_leaves(frame, 1, RESERVE)?;
+        self.unmap_own(core::iter::once(frame));
+        page.publish(next);
         Ok(())
     }
 

@@ -8,7 +8,6 @@ use super::Held;
 use crate::addr::{Pfn, checked_end};
 use crate::machine::Machine;
 use crate::manager::{Mm, SCRUB_CHUNK};
-use crate::pool::Pool;
 use crate::stage2::host::{FRAMES, RESERVE};
 use crate::state::Refusal;
 use crate::vm::{Slot, Vm};
@@ -32,67 +31,64 @@ impl<'a, M: Machine> Mm<'a, M> {
         if let Err(reply) = self.freeze_donation(&mut held, pfn, count, false) {
             return reply;
         }
-        let verdict = match vm {
+        // The reserve is for the host's own pool: it may have to split a block to take its first page.
+        let reserve = if vm.is_some() { RESERVE } else { 0 };
+        if let Err(refusal) = self.reach_host_leaves(pfn, count, reserve) {
+            return refusal.whole();
+        }
+        self.unmap_own(held.iter().map(Frozen::frame));
+        match vm {
             Some(vm) => {
-                let mut inner = vm.lock();
-                let mut host_pool = self.host_pool();
-                self.reserve_host(&host_pool, pfn, count, RESERVE).map(|()| {
-                    self.unmap_own(&mut host_pool, &held);
-                    self.fill_pool(&mut inner.pool, vm.slot(), &mut held);
-                })
+                let pool = &mut vm.lock().pool;
+                self.fill_pool(|page| pool.add(&self.machine, page), vm.slot(), &mut held);
             }
             None => {
-                // The reserve is for this: the host's pool may have to split a block to take its first page.
-                let mut host_pool = self.host_pool();
-                self.reserve_host(&host_pool, pfn, count, 0).map(|()| {
-                    self.unmap_own(&mut host_pool, &held);
-                    self.fill_pool(&mut host_pool, Slot::NONE, &mut held);
-                })
+                let mut pool = self.host_pool();
+                self.fill_pool(|page| pool.add(&self.machine, page), Slot::NONE, &mut held);
             }
-        };
-        match verdict {
-            Ok(()) => Reply::done(count),
-            Err(refusal) => refusal.whole(),
         }
+        Reply::done(count)
     }
 
-    fn fill_pool(&self, pool: &mut Pool, owner: Slot, held: &mut Held<'_>) {
+    fn fill_pool(&self, mut add: impl FnMut(Pfn), owner: Slot, held: &mut Held<'_>) {
         for page in held.drain(..) {
-            pool.add(&self.machine, page.frame());
+            add(page.frame());
             let word = page.before().with_state(State::Hyp, owner).with_host_leaf(false);
             page.publish(word);
         }
     }
 
-    /// Takes up to `max` (at most 8) free pages out of a pool; they are the host's again, scrubbed. The host's own
-    /// pool keeps what it was booted with.
+    /// Takes up to `max` (at most 8) free pages out of a pool; they are the host's again, scrubbed. The host's own pool
+    /// gives what the host lent to it.
     pub fn pool_drain(&self, vm: Option<&Vm>, max: u64) -> (Reply, Returned) {
         let mut pages = Returned::new();
         if max == 0 || max > DRAIN_MAX as u64 {
             return (Reply::refused(Status::Invalid), pages);
         }
-        match vm {
-            Some(vm) => self.drain_into(&mut vm.lock().pool, max, 0, 0, &mut pages),
-            None => {
-                let floor = self.host_pool_floor();
-                self.drain_into(&mut self.host_pool(), max, floor, RESERVE, &mut pages);
-            }
+        if vm.is_none() {
+            // A block that is whole again has a table to give.
+            self.tidy(true);
         }
-        (Reply::done(pages.len() as u64), pages)
-    }
-
-    fn drain_into(&self, pool: &mut Pool, max: u64, floor: u64, reserve: u64, pages: &mut Returned) {
+        let mut inner = vm.map(Vm::lock);
+        let mut host = vm.is_none().then(|| self.host_pool());
         for _ in 0..max {
-            if pool.total() <= floor || pool.free() <= reserve {
-                break;
-            }
-            let Some(page) = pool.remove(&self.machine) else { break };
+            let page = match (&mut inner, &mut host) {
+                (Some(inner), _) => inner.pool.remove(&self.machine),
+                (None, Some(pool)) if pool.free() > RESERVE => pool.remove(&self.machine),
+                _ => None,
+            };
+            let Some(page) = page else { break };
             if self.give_back(page).is_err() {
-                pool.add(&self.machine, page);
+                match (&mut inner, &mut host) {
+                    (Some(inner), _) => inner.pool.add(&self.machine, page),
+                    (None, Some(pool)) => pool.add(&self.machine, page),
+                    _ => {}
+                }
                 break;
             }
             let _ = pages.try_push(page);
         }
+        (Reply::done(pages.len() as u64), pages)
     }
 
     /// A page of the hypervisor becomes the host's, scrubbed.
@@ -112,7 +108,9 @@ impl<'a, M: Machine> Mm<'a, M> {
         }
         self.scrub_all(core::iter::once(page.frame()));
         let word: Word = page.before().with_redirection(false).with_state(State::Host, Slot::NONE);
+        let frame = page.frame();
         page.publish(word);
+        self.came_home(core::iter::once(frame));
     }
 
     /// Free and total pages of a pool.

@@ -4,39 +4,56 @@ use tenure_abi::flags::status;
 use tenure_abi::page::State;
 use tenure_abi::reply::{Reply, Status};
 
+use super::uproot::Leaving;
 use super::{Held, Seen, hold};
 use crate::addr::{Gfn, Pfn, checked_end};
 use crate::machine::Machine;
 use crate::manager::{Mm, SCRUB_CHUNK};
-use crate::stage2::guest::{Cursor, walk};
+use crate::stage2::GUEST_FRAMES;
+use crate::stage2::guest::Cursor;
 use crate::stage2::host::FRAMES;
-use crate::stage2::{Descriptor, GUEST_FRAMES};
 use crate::state::{self, Refusal};
 use crate::sync::Ordering;
-use crate::tlb::Flush;
 use crate::vm::Vm;
 use crate::word::Frozen;
 
+/// Frames that a reclaim takes after it has looked after a block of the host.
+const AFTER_TIDY: u64 = 8;
+
 impl<'a, M: Machine> Mm<'a, M> {
-    /// The host takes back frames that the VM has no leaf of, scrubbed. The first 32, or none. The guest's addresses
+    /// The host takes back frames that the VM has no leaf of, or that are parked for it, scrubbed. The first 32 (8 where
+    /// there is other work to do), or none. The guest's addresses
     /// keep their status.
     #[inline(never)]
     pub fn reclaim(&self, vm: &Vm, pfn: Pfn, count: u64) -> Reply {
         if checked_end(pfn.0, count, FRAMES).is_none() {
             return Reply::refused(Status::Invalid);
         }
-        let count = count.min(SCRUB_CHUNK);
+        // To merge a block of the host takes most of a call's time.
+        let count = count.min(if self.tidy(false) { AFTER_TIDY } else { SCRUB_CHUNK });
         let mut held = Held::new();
+        let mut lock = None;
         for index in 0..count {
             let frame = pfn.offset(index);
             let verdict = self.cell(frame).and_then(|cell| {
+                if state::is_parked(cell.load(), vm.slot()) {
+                    // A parked word changes under the lock only.
+                    lock.get_or_insert_with(|| vm.lock());
+                }
                 let word = cell.load();
+                if lock.is_none() && state::is_parked(word, vm.slot()) {
+                    return Err(Refusal::FROZEN);
+                }
                 state::reclaim(word, vm.slot(), vm.is_sealed())
                     .and_then(|()| hold(&mut held, cell, frame, word, word))
             });
             if let Err(refusal) = verdict {
                 return refusal.at(index);
             }
+        }
+        if lock.is_some() {
+            let parked = |page: &&Frozen<'_>| page.before().state() == State::Quarantine;
+            held.iter().filter(parked).for_each(|page| self.unpark(vm, page.frame()));
         }
         vm.orphans.fetch_sub(held.len() as u32, Ordering::Relaxed);
         self.retire(&mut held);
@@ -53,11 +70,11 @@ impl<'a, M: Machine> Mm<'a, M> {
         let Some(root) = vm.root() else { return Refusal::UNPOPULATED.at(0) };
         let mut cursor = Cursor::new(root);
         let mut held = Held::new();
-        let mut gone = 0u64;
+        let mut leaving = Leaving::none();
         for index in 0..count {
             let verdict = match self.look(&mut cursor, gfn.offset(index)) {
                 Ok(Seen::Frame { cell, word, frame }) => state::leave(word, vm.slot()).and_then(|()| {
-                    gone |= 1 << index;
+                    leaving.goes(index, status::RELINQUISHED);
                     hold(&mut held, cell, frame, word, word)
                 }),
                 Ok(Seen::Empty(entry)) => match entry.descriptor.address_status() {
@@ -70,18 +87,9 @@ impl<'a, M: Machine> Mm<'a, M> {
                 return refusal.at(index);
             }
         }
-        {
-            let _structure = vm.lock();
-            let pages = || (0..count).filter(|index| gone >> index & 1 == 1).map(|index| gfn.offset(index));
-            for gfn in pages() {
-                let entry = walk(&self.machine, root, gfn);
-                entry.write(&self.machine, Descriptor::status(status::RELINQUISHED));
-            }
-            if gone != 0 {
-                let flush = Flush::begin(&self.machine, vm.vmid(), held.len() as u64);
-                pages().for_each(|gfn| flush.page(Pfn(gfn.0)));
-                flush.finish();
-            }
+        let dropped = self.drop_guest_leaves(vm, &mut vm.lock(), root, gfn, count, &leaving);
+        if let Err(refusal) = dropped {
+            return refusal.whole();
         }
         self.retire(&mut held);
         Reply::done(count)
@@ -98,10 +106,11 @@ impl<'a, M: Machine> Mm<'a, M> {
         // Private contents go before anybody may look, even if a pin keeps the frame in quarantine.
         let dirty = held.iter().filter(|page| match page.before().state() {
             State::Host => false,
-            State::Private => true,
+            State::Private | State::Quarantine => true,
             _ => !page.before().is_host_pinned(),
         });
         self.scrub_all(dirty.map(Frozen::frame));
+        self.came_home(held.iter().map(Frozen::frame));
         for page in held.drain(..) {
             let before = page.before();
             let word = before.remove_guest_leaf().unwrap_or(before);

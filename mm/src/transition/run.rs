@@ -7,7 +7,7 @@ use super::{Held, PageRun};
 use crate::addr::{Gfn, Pa};
 use crate::machine::Machine;
 use crate::manager::Mm;
-use crate::stage2::guest::walk;
+use crate::stage2::guest::{Entry, walk};
 use crate::stage2::{Descriptor, ENTRIES, LEAF_LEVEL};
 use crate::state::Quick;
 use crate::vm::Vm;
@@ -23,11 +23,12 @@ impl<'a, M: Machine> Mm<'a, M> {
         while done < count {
             let at = gfn.offset(done);
             let entry = walk(&self.machine, root, at);
-            if entry.level != LEAF_LEVEL {
-                return done;
-            }
             let run = (count - done).min(ENTRIES - at.0 % ENTRIES) as usize;
-            let frozen = self.freeze_table(&mut near, entry.table, entry.index, run, quick, held);
+            let frozen = match entry.level {
+                LEAF_LEVEL => self.freeze_table(&mut near, entry.table, entry.index, run, quick, held),
+                _ if entry.is_leaf() => self.freeze_block(&mut near, entry, at, run, quick, held),
+                _ => return done,
+            };
             done += frozen as u64;
             if frozen < run {
                 return done;
@@ -56,6 +57,32 @@ impl<'a, M: Machine> Mm<'a, M> {
             let word = cell.load();
             // The leaf stood while the word was read; the freeze from that word shows that it still does.
             if !quick.matches(word) || self.machine.read(table, slot) != leaf.0 {
+                return None;
+            }
+            cell.freeze_thawed(frame, word).ok()
+        }));
+        held.len() - before
+    }
+
+    /// As [`Mm::freeze_run`], for `run` pages of one block.
+    #[inline(always)]
+    fn freeze_block(
+        &self,
+        near: &mut PageRun<'a>,
+        entry: Entry,
+        at: Gfn,
+        run: usize,
+        quick: Quick,
+        held: &mut Held<'a>,
+    ) -> usize {
+        let before = held.len();
+        let first = entry.frame_of(at);
+        let pages = (0..run as u64).take(held.remaining_capacity());
+        held.extend(pages.map_while(|page| {
+            let frame = first.offset(page);
+            let cell = near.word(frame)?;
+            let word = cell.load();
+            if !quick.matches(word) || entry.reread(&self.machine) != entry.descriptor {
                 return None;
             }
             cell.freeze_thawed(frame, word).ok()

@@ -1,7 +1,7 @@
 //! The end of a VM: every frame goes home, in steps of bounded length.
 //!
 //! 1. The handle dies; no new call or vCPU gets in, and those inside are waited for by the host calling again.
-//! 2. The guest's leaves go, 12 at a time, and their frames with them.
+//! 2. The guest's leaves go, 12 at a time, and their frames with them; a block goes as one leaf, its frames after it.
 //! 3. Everything of the VMID is invalidated; nobody walks the tables any more, and they go back to the pool.
 //! 4. If the VM has frames that no leaf shows, all words are looked through for them.
 //! 5. The pool's pages go home, the scrap frame with them: nothing is redirected to it by now.
@@ -10,6 +10,7 @@
 use tenure_abi::page::State;
 use tenure_abi::reply::{self, Reply, Status};
 
+use super::uproot::Uprooted;
 use super::{Held, hold};
 use crate::addr::{Gfn, Pa, Pfn};
 use crate::machine::Machine;
@@ -62,6 +63,9 @@ impl<'a, M: Machine> Mm<'a, M> {
         if vm.is_used() {
             return again(0, reply::VM_IN_USE);
         }
+        if self.tidy(false) {
+            return again(0, 0);
+        }
         let mut inner = vm.lock();
         if vm.handle() != Some(handle) {
             return Destroyed { reply: Reply::refused(Status::Invalid), finished: false };
@@ -87,7 +91,29 @@ impl<'a, M: Machine> Mm<'a, M> {
                     Ok(0)
                 }
             },
-            Teardown::Tables { root, next } => Ok(self.tear_tables(inner, root, next)),
+            Teardown::Block { first, done, next } => {
+                let (to, frozen) = self.retire_parked(vm, first, done);
+                inner.teardown = match to {
+                    ENTRIES => Teardown::Leaves(next),
+                    done => Teardown::Block { first, done, next },
+                };
+                if frozen { Err(Stopped::Frozen(to - done)) } else { Ok(to - done) }
+            }
+            Teardown::Tables { root, next } => {
+                let (done, next) = self.tear_tables(inner, root, next, GUEST_FRAMES);
+                inner.teardown = match (next, inner.kept.root()) {
+                    (Some(next), _) => Teardown::Tables { root, next },
+                    (None, Some(root)) => Teardown::Kept { root, next: 0 },
+                    (None, None) => Teardown::Orphans(0),
+                };
+                Ok(done)
+            }
+            Teardown::Kept { root, next } => {
+                // Level-2 tables stand in the other half of the root.
+                let (done, next) = self.tear_tables(inner, root, next, 2 * GUEST_FRAMES);
+                inner.teardown = next.map_or(Teardown::Orphans(0), |next| Teardown::Kept { root, next });
+                Ok(done)
+            }
             // Frames without a leaf are rare: where there are none, nobody looks for them.
             Teardown::Orphans(_) if vm.orphans.load(Ordering::Relaxed) == 0 => {
                 if let Some(scrap) = vm.scrap() {
@@ -111,6 +137,15 @@ impl<'a, M: Machine> Mm<'a, M> {
         let mut budget = WALK_CHUNK;
         while budget > 0 && next < GUEST_FRAMES && !frozen && (held.len() as u64) < TEAR_CHUNK {
             let entry = walk(&self.machine, root, Gfn(next));
+            if entry.level < LEAF_LEVEL && entry.is_leaf() {
+                if !held.is_empty() {
+                    break;
+                }
+                return match self.uproot_block(vm, inner, root, next) {
+                    Uprooted::Block => Ok(0),
+                    Uprooted::Frozen => Err(Stopped::Frozen(0)),
+                };
+            }
             if entry.level < LEAF_LEVEL {
                 let span = frames_per_entry(entry.level);
                 next = (next & !(span - 1)).saturating_add(span);
@@ -138,14 +173,14 @@ impl<'a, M: Machine> Mm<'a, M> {
         if frozen { Err(Stopped::Frozen(done)) } else { Ok(done) }
     }
 
-    /// Gives the next tables back to the pool, lower levels first.
-    fn tear_tables(&self, inner: &mut Inner, root: Pa, mut next: u64) -> u64 {
+    /// Gives the next tables back to the pool, lower levels first. Returns how many, and where to go on, if not at the
+    /// end.
+    fn tear_tables(&self, inner: &mut Inner, root: Pa, mut next: u64, end: u64) -> (u64, Option<u64>) {
         let mut done = 0;
         for _ in 0..TABLE_CHUNK {
-            if next >= GUEST_FRAMES {
+            if next >= end {
                 inner.pool.put(&self.machine, root.frame());
-                inner.teardown = Teardown::Orphans(0);
-                return done + 1;
+                return (done + 1, None);
             }
             // The table above the entry where the walk ends goes when its last entry has been passed.
             let entry = walk(&self.machine, root, Gfn(next));
@@ -162,8 +197,7 @@ impl<'a, M: Machine> Mm<'a, M> {
                 done += 1;
             }
         }
-        inner.teardown = Teardown::Tables { root, next };
-        done
+        (done, Some(next))
     }
 
     /// Gives the table that the entry of `level` over `gfn` points to back to the pool.

@@ -13,7 +13,7 @@ use tenure_abi::flags::status;
 use tenure_abi::page::State;
 use tenure_abi::{Reply, Status, reply};
 use tenure_mm::fake::{Book, FakeMachine};
-use tenure_mm::model::{Expect, Model, View};
+use tenure_mm::model::{Expect, Frame, Model, View};
 use tenure_mm::stage2::host::{HostMap, Kind};
 use tenure_mm::{Config, Frames, Mm, PageWord, Pfn, Region, Slot, Vm, VmHandle, Vmid, Word, audit};
 
@@ -212,8 +212,14 @@ impl World {
         for (pfn, now) in &self.model.frames {
             let was = before.frames[pfn].state;
             let moved = was != now.state;
+            let parked = |frame: &Frame| frame.state == State::Quarantine && frame.owner.is_some();
             let from_guest = was == State::Private && now.state == State::Quarantine;
-            if moved && (now.state == State::Host || was == State::Host || from_guest) {
+            if parked(now) {
+                // It is scrubbed now, or later.
+                self.data.remove(pfn);
+            } else if parked(&before.frames[pfn]) && moved {
+                self.data.insert(*pfn, 0);
+            } else if moved && (now.state == State::Host || was == State::Host || from_guest) {
                 if now.state == State::Hyp || now.state == State::Poison {
                     self.data.remove(pfn);
                 } else {

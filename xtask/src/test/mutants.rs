@@ -17,6 +17,7 @@ use super::row::When;
 use crate::setup::rust;
 use crate::{exec, paths};
 
+mod blocks;
 mod steps;
 mod verdicts;
 mod words;
@@ -67,7 +68,7 @@ impl Mutant {
 
 /// All of them.
 pub fn all() -> impl Iterator<Item = &'static Mutant> {
-    [words::MUTANTS, verdicts::MUTANTS, steps::MUTANTS].into_iter().flatten()
+    [words::MUTANTS, verdicts::MUTANTS, steps::MUTANTS, blocks::MUTANTS].into_iter().flatten()
 }
 
 /// How long the tests of one mutant may take, compilation included.

@@ -11,7 +11,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     Mutant::new(
         "the TLBI of the host's pages is left out",
-        "transition.rs",
+        "transition/structure.rs",
         &[("frames.for_each(|frame| flush.page(frame));\n        flush.finish();", "flush.finish();")],
         &["scenarios::scenario_13_every_cpu_of_the_host_faults_after_unshare"],
     )
@@ -19,7 +19,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant::new(
         "the host keeps its mapping of what it gives away",
         "transition/donate.rs",
-        &[("self.unmap_own(&mut host_pool, &held);", "let _ = &mut host_pool;")],
+        &[("self.unmap_own(held.iter().map(Frozen::frame));", "")],
         &["scenarios::scenario_19_two_cpus_populate_one_address_and_one_wins"],
     ),
     Mutant::new(
@@ -40,25 +40,25 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant::new(
         "a frame is donated against the address's status",
         "transition/donate.rs",
-        &[("if entry.descriptor.is_valid() || expected != kind {", "if entry.descriptor.is_valid() {")],
+        &[("if entry.descriptor.is_valid() || expected != wanted.kind {", "if entry.descriptor.is_valid() {")],
         &["scenarios::scenario_12_a_conversion_before_population_holds_at_the_first_fault", "scenarios::scenario_28_the_host_may_not_choose_what_is_shared"],
     ),
     Mutant::new(
         "a frame is donated over another",
         "transition/donate.rs",
-        &[("if entry.descriptor.is_valid() || expected != kind {", "if !entry.descriptor.is_valid() && expected != kind {")],
+        &[("if entry.descriptor.is_valid() || expected != wanted.kind {", "if !entry.descriptor.is_valid() && expected != wanted.kind {")],
         &["scenarios::scenario_28_the_host_may_not_choose_what_is_shared"],
     ),
     Mutant::new(
         "table memory is not reserved",
         "transition/donate.rs",
-        &[("if inner.pool.free() < tables_needed(&self.machine, root, gfn, count) {", "if false {")],
+        &[("if inner.pool.free() < tables_needed(&self.machine, root, gfn, count, LEAF_LEVEL) {", "if false {")],
         &["scenarios::scenario_17_running_short_in_the_middle_of_a_range_leaves_no_trace"],
     ),
     Mutant::new(
         "the reserve of the host's pool is spent",
         "transition/donate.rs",
-        &[("self.reserve_host(&host_pool, pfn, count, RESERVE)", "self.reserve_host(&host_pool, pfn, count, 0)")],
+        &[("self.reach_host_leaves(pfn, count, RESERVE)", "self.reach_host_leaves(pfn, count, 0)")],
         &["requirements::the_host_can_always_feed_its_own_pool"],
     ),
     Mutant::new(
@@ -115,14 +115,14 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     Mutant::new(
         "the wrong VMID is invalidated",
-        "transition/map.rs",
-        &[("let flush = Flush::begin(&self.machine, vm.vmid(), held.len() as u64);", "let flush = Flush::begin(&self.machine, crate::machine::Vmid::HOST, held.len() as u64);")],
+        "transition/uproot.rs",
+        &[("let mut flush = Flush::begin(&self.machine, vm.vmid(), gone);", "let mut flush = Flush::begin(&self.machine, crate::machine::Vmid::HOST, gone);")],
         &["scenarios::scenario_07_and_08_reclaim_against_faults_and_maps"],
     ),
     Mutant::new(
         "an address forgets its status when its leaf goes",
-        "transition/map.rs",
-        &[("entry.write(&self.machine, Descriptor::status(status_of(page.before())));", "entry.write(&self.machine, Descriptor::INVALID);")],
+        "transition/uproot.rs",
+        &[("entry.write(&self.machine, Descriptor::status(after));", "entry.write(&self.machine, Descriptor::status(after & 0));")],
         &["scenarios::scenario_07_and_08_reclaim_against_faults_and_maps"],
     ),
     Mutant::new(
@@ -154,8 +154,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     Mutant::new(
         "a relinquished address keeps its frame in the TLBs",
-        "transition/reclaim.rs",
-        &[("pages().for_each(|gfn| flush.page(Pfn(gfn.0)));", "")],
+        "transition/uproot.rs",
+        &[("leaves(&mut |_, at| flush.page(Pfn(at.0)));", "leaves(&mut |_, _| ());")],
         &["requirements::zero_is_honoured_and_every_way_out_of_a_guest_scrubs"],
     ),
     Mutant::new(
@@ -178,8 +178,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     Mutant::new(
         "a pool gives back more than is spare",
-        "transition/pools.rs",
-        &[("if pool.total() <= floor || pool.free() <= reserve {", "if pool.free() == 0 {")],
+        "pool.rs",
+        &[("self.lent.remove(machine)", "self.kept.remove(machine).or_else(|| self.lent.remove(machine))")],
         &["requirements::the_host_can_always_feed_its_own_pool"],
     ),
 ];

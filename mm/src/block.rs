@@ -1,0 +1,142 @@
+//! The words of a whole block of 2 MiB: one proof for 512 frozen words.
+//!
+//! What [`crate::word::Frozen`] is for a page. A frozen word keeps its former value but for the frozen bit, so that
+//! there is no list to be kept, and a block costs a few instructions a page.
+
+use crate::addr::Pfn;
+use crate::stage2::ENTRIES;
+use crate::state::Refusal;
+use crate::word::{PageWord, Word};
+
+/// First frame of the block of 2 MiB around a frame.
+pub const fn first_of(frame: u64) -> u64 {
+    frame & !(ENTRIES - 1)
+}
+
+/// Place of a frame in the block of 2 MiB around it.
+pub const fn place_of(frame: u64) -> u64 {
+    frame & (ENTRIES - 1)
+}
+
+/// Proof that this CPU holds the words of consecutive frames frozen. Dropped, it thaws them as they were.
+#[must_use = "dropping it thaws the words"]
+#[derive(Debug)]
+pub struct FrozenBlock<'w> {
+    words: &'w [PageWord],
+    first: Pfn,
+}
+
+impl<'w> FrozenBlock<'w> {
+    /// Freezes the words of the frames from `first` on, each of which `permit` must let pass; what `plain` knows at a
+    /// glance (never a frozen word) is not judged further.
+    ///
+    /// # Errors
+    /// The place of the first word that was refused or is frozen, and why; no word is left frozen.
+    #[inline]
+    pub fn freeze(
+        words: &'w [PageWord],
+        first: Pfn,
+        plain: impl Fn(Word) -> bool,
+        permit: impl Fn(Word) -> Result<(), Refusal>,
+    ) -> Result<Self, (u64, Refusal)> {
+        let mut held = 0;
+        // By fours: half of such a loop would be counting.
+        for four in words.chunks(4) {
+            for cell in four {
+                let word = cell.freeze_in_place();
+                if !plain(word)
+                    && let Err(refusal) = judge(cell, word, &permit)
+                {
+                    let (held, _) = words.split_at(held);
+                    drop(Self { words: held, first });
+                    return Err((held.len() as u64, refusal));
+                }
+                held += 1;
+            }
+        }
+        Ok(Self { words, first })
+    }
+
+    /// First frame.
+    pub fn first(&self) -> Pfn {
+        self.first
+    }
+
+    /// All frames.
+    pub fn frames(&self) -> impl Iterator<Item = Pfn> + Clone + use<> {
+        let first = self.first;
+        (0..self.words.len() as u64).map(move |place| first.offset(place))
+    }
+
+    /// The words as they were before the freeze.
+    pub fn before(&self) -> impl Iterator<Item = Word> + use<'w> {
+        self.words.iter().map(PageWord::load_frozen)
+    }
+
+    /// Ends the transition: each word becomes what `next` makes of what it was.
+    #[inline]
+    pub fn publish(self, next: impl Fn(Word) -> Word) {
+        replace_all(self.words, next);
+        core::mem::forget(self);
+    }
+}
+
+/// A word that was just frozen is looked at: it is thawed again if it is refused, or left alone if another CPU holds it.
+#[cold]
+fn judge(cell: &PageWord, word: Word, permit: impl Fn(Word) -> Result<(), Refusal>) -> Result<(), Refusal> {
+    if word.is_frozen() {
+        return Err(Refusal::FROZEN);
+    }
+    permit(word).inspect_err(|_| cell.thaw(word))
+}
+
+/// Changes words that are this CPU's: frozen in place, or parked under its lock.
+#[inline]
+pub(crate) fn replace_all(words: &[PageWord], next: impl Fn(Word) -> Word) {
+    for four in words.chunks(4) {
+        for cell in four {
+            cell.thaw(next(cell.load_frozen()));
+        }
+    }
+}
+
+impl Drop for FrozenBlock<'_> {
+    fn drop(&mut self) {
+        for cell in self.words {
+            cell.thaw(cell.load_frozen());
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::state;
+    use crate::vm::Slot;
+
+    fn words() -> Vec<PageWord> {
+        (0..512).map(|_| PageWord::new(Word::HOST)).collect()
+    }
+
+    #[test]
+    fn one_refused_word_leaves_no_trace_in_the_others() {
+        let words = words();
+        words[300].init(Word::FIRMWARE);
+        let refused = FrozenBlock::freeze(&words, Pfn(512), state::is_free, state::donate).err();
+        assert_eq!(refused, Some((300, Refusal::STATE)));
+        assert!(words.iter().all(|cell| !cell.load().is_frozen()));
+        words[300].init(Word::HOST);
+        drop(FrozenBlock::freeze(&words, Pfn(512), state::is_free, state::donate).unwrap());
+        assert!(words.iter().all(|cell| cell.load() == Word::HOST));
+    }
+
+    #[test]
+    fn a_block_is_published_from_what_each_word_was() {
+        let words = words();
+        let block = FrozenBlock::freeze(&words, Pfn(512), state::is_free, state::donate).unwrap();
+        assert!(words.iter().all(|cell| cell.load().is_frozen()));
+        assert_eq!(block.frames().last(), Some(Pfn(1023)));
+        block.publish(|word| state::park(word, Slot(3)));
+        assert!(words.iter().all(|cell| state::is_parked(cell.load(), Slot(3))));
+    }
+}
