@@ -67,6 +67,8 @@ fn bare_metal() -> Vec<Row> {
         ("cortex-a53", 1, 2, 2, 10_000, When::Always),
         ("max", 1, 3, 3, 10_000, When::Always),
         ("cortex-a76", 1, 3, 4, 100_000, When::Always),
+        ("cortex-a76", 4, 3, 6, 1_000, When::Always),
+        ("max", 4, 3, 7, 20_000, When::Long),
         ("cortex-a76", 1, 3, 5, 1_000_000, When::Long),
     ] {
         let name = format!("bare/random-{cpu}-{cpus}cpu-{steps}");

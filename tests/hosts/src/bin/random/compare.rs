@@ -1,5 +1,6 @@
 //! After each step: every word, both tables, the statuses of addresses, what the host reads, and the totals, against the model.
 
+use core::fmt;
 use core::ops::Range;
 
 use tenure_abi::flags::{query, status};
@@ -10,7 +11,7 @@ use tenure_mm::model::{Frame, Touch, View};
 use tenure_test_hosts::{calls, memory};
 use tenure_test_rt::harness::TestResult;
 use tenure_test_rt::probe::{self, Outcome};
-use tenure_test_rt::{check, check_eq, fail, note};
+use tenure_test_rt::{check, check_eq, fail};
 
 use crate::world::{FRAMES, GFN, GFNS, World};
 
@@ -48,9 +49,7 @@ impl World {
         let word = regs.x(4);
         let (real, expect) = (View::of_word(word), View::of_frame(frame, |vm| self.slot_of(vm)));
         if real != expect {
-            note!("the machine: {real:?}");
-            note!("the model: {expect:?}");
-            fail!("frame {pfn:#x}, word {word:#x}: the machine and the model differ");
+            fail!("frame {pfn:#x} is {}, in the model {}", Brief(real), Brief(expect));
         }
         let (descriptor, level) = (regs.x(5), regs.x(6));
         let target = (descriptor & VALID != 0).then_some((descriptor & ADDRESS) / PAGE_SIZE);
@@ -75,10 +74,9 @@ impl World {
             }
             Some(target) => {
                 check!(frame.scrap, "{pfn:#x} leads the host to {descriptor:#x}");
-                check!(
-                    !self.model.frames.contains_key(&target),
-                    "scrap is a frame of the arena: {target:#x}"
-                );
+                // A page of the pool, which may have been one of the arena.
+                let pool = self.model.frames.get(&target).is_none_or(|frame| frame.state == State::Hyp);
+                check!(pool, "scrap is a frame that is in use: {target:#x}");
             }
             None => {
                 check!(!frame.host_leaf, "the host does not map {pfn:#x}, which its word says: {word:#x}")
@@ -170,6 +168,30 @@ impl World {
     pub fn compare_page(&self, pfn: u64) -> TestResult {
         for word in 0..PAGE_SIZE / 8 {
             self.compare_read(pfn, word, probe::read(memory::address(pfn) + word * 8))?;
+        }
+        Ok(())
+    }
+}
+
+/// A frame in few words: what is not there is not named.
+struct Brief(View);
+
+impl fmt::Display for Brief {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let view = self.0;
+        write!(f, "{:?} of {}", view.state, view.owner)?;
+        let counts = [
+            ("guest-leaves", view.guest_leaves),
+            ("host-leaf", u64::from(view.host_leaf)),
+            ("scrap", u64::from(view.scrap)),
+            ("cpu-pins", view.cpu_pins),
+            ("dma-pins", view.dma_pins),
+            ("hyp-pins", view.hyp_pins),
+            ("waiter", u64::from(view.waiter)),
+            ("frozen", u64::from(view.frozen)),
+        ];
+        for (name, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
+            write!(f, " {name}={count}")?;
         }
         Ok(())
     }

@@ -41,6 +41,8 @@ pub struct Guest {
     pub aborted: bool,
     /// The host has answered its access to a device.
     device: bool,
+    /// What a run that another CPU made must have come to.
+    pub wanted: Option<Want>,
 }
 
 /// A conversion that the host is asked for.
@@ -60,7 +62,7 @@ pub struct Request {
 
 /// What must come of a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Want {
+pub enum Want {
     /// The call's answer, x0 to x3.
     Reply(Reply),
     /// The call's x0 alone.
@@ -84,9 +86,65 @@ enum Want {
 }
 
 /// How a run ended.
-enum Came {
+pub enum Came {
+    /// The order was carried out: r0 to r4.
     Results([u64; 5]),
+    /// The host must do something.
     Exit(RunPage),
+}
+
+impl core::fmt::Debug for Came {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Results([r0, r1, r2, r3, _]) => write!(f, "{:x} {r1:x} {r2:x} {r3:x}", *r0 as i64),
+            Self::Exit(page) => {
+                let RunPage { reason, gpa, count, status, flags, first, mask, .. } = page;
+                write!(
+                    f,
+                    "exit {reason} at {gpa:x}+{count} status {status} flags {flags} first {first:x} mask {mask:x}"
+                )
+            }
+        }
+    }
+}
+
+impl Came {
+    /// What a run page says.
+    fn of(page: RunPage) -> Self {
+        match (page.reason, page.args) {
+            (exit::HYPERCALL, [op::NEXT, results @ ..]) => Self::Results(results),
+            _ => Self::Exit(page),
+        }
+    }
+}
+
+impl Want {
+    /// Whether this is what came.
+    pub fn agrees(&self, came: &Came) -> bool {
+        match (*self, came) {
+            (Self::Reply(reply), Came::Results([results @ .., _])) => *results == reply.to_regs(),
+            (Self::Value(value), Came::Results([r0, ..])) => *r0 == value,
+            (Self::Access(known), Came::Results([r0, r1, ..])) => {
+                *r0 == outcome::OK && known.is_none_or(|value| value == *r1)
+            }
+            (Self::Loaded(value), Came::Results([r0, r1, ..])) => (*r0, *r1) == (outcome::OK, value),
+            (Self::Fault, Came::Results([r0, ..])) => *r0 == outcome::FAULT,
+            (Self::Looked, Came::Results([r0, ..])) => *r0 == 0,
+            (Self::Populate(gfn, kind), Came::Exit(page)) => {
+                (page.reason, page.gpa, page.count, page.status) == (exit::POPULATE, gfn * PAGE_SIZE, 1, kind)
+            }
+            (Self::Device(gfn), Came::Exit(page)) => (page.reason, page.gpa / PAGE_SIZE) == (exit::MMIO, gfn),
+            (Self::Drain(gfn, mask), Came::Exit(page)) => {
+                (page.reason, page.gpa, page.count, page.mask) == (exit::DRAIN, gfn * PAGE_SIZE, 1, mask)
+            }
+            (Self::Convert(request, reply), Came::Exit(page)) => {
+                let Request { gfn, count, flags, .. } = request;
+                (page.reason, page.gpa, page.count) == (exit::CONVERT, gfn * PAGE_SIZE, count)
+                    && (page.flags, page.first, page.mask) == (flags, reply.first, reply.mask)
+            }
+            _ => false,
+        }
+    }
 }
 
 impl Guest {
@@ -102,11 +160,17 @@ impl Guest {
             injectable: false,
             aborted: false,
             device: false,
+            wanted: None,
         }
     }
 }
 
 impl Guest {
+    /// It waits for an order, and nothing of an earlier one is left.
+    pub fn is_idle(&self) -> bool {
+        self.booted && self.order.is_none() && self.refused.is_none() && !self.aborted && !self.device
+    }
+
     /// An abort was injected in place of the last exit's access.
     pub fn given_abort(&mut self) {
         self.injectable = false;
@@ -137,22 +201,20 @@ impl World {
         for _ in 0..8 {
             let before = self.model.clone();
             let (want, tables) = self.want(vm, order);
-            let came = self.run(vm)?;
-            match came {
+            match self.run(vm)? {
                 Came::Exit(page) if page.reason == exit::TABLES => {
                     check!(tables, "TABLES from a call that needs none: {order:?}");
                     self.model = before;
                     self.feed(Some(vm), page.mask)?;
-                    if let Some(party) = self.party_mut(vm) {
-                        party.guest.request = None;
-                    }
                 }
-                Came::Exit(page) => return self.left(vm, order, want, page),
-                Came::Results(results) => {
-                    self.finished(vm, order, want, results)?;
-                    let Self { contents, model, .. } = self;
-                    contents.age(&before, model);
-                    return self.stored(vm, order, want, &before);
+                came => {
+                    check!(want.agrees(&came), "{order:x?}: {came:?}; the model says {want:x?}");
+                    if let Came::Results(_) = came {
+                        let Self { contents, model, .. } = self;
+                        contents.age(&before, model);
+                        self.stored(vm, order, want, &before);
+                    }
+                    return self.keep(vm, order, want, &came);
                 }
             }
         }
@@ -219,26 +281,19 @@ impl World {
         party.guest.exit = None;
         for _ in 0..MAX_EXITS {
             let page = party.vm.run_once()?;
-            let [what, index, results @ ..] = page.args;
+            let [what, index, ..] = page.args;
             match page.reason {
                 exit::INTERRUPT | exit::TIMER => {}
                 exit::HYPERCALL if what == op::ARG => party.vm.answer_argument(index),
-                exit::HYPERCALL if what == op::NEXT => {
-                    let [a, b, c, d] = results;
-                    return Ok(Came::Results([index, a, b, c, d]));
-                }
                 exit::SYSTEM | exit::FAULT => fail!("the guest cannot go on: {page:x?}"),
-                _ => {
-                    party.guest.exit = Some(page);
-                    return Ok(Came::Exit(page));
-                }
+                _ => return Ok(Came::of(page)),
             }
         }
         fail!("the guest exits without end")
     }
 
     /// What the run must come to, and whether it may be short of table memory; the model takes the step.
-    fn want(&mut self, vm: usize, order: Order) -> (Want, bool) {
+    pub fn want(&mut self, vm: usize, order: Order) -> (Want, bool) {
         let model = &mut self.model;
         if let Some(guest) = self.parties.get_mut(vm).and_then(Option::as_mut).map(|party| &mut party.guest) {
             if let Some(registers) = guest.refused.take() {
@@ -329,43 +384,35 @@ impl World {
         }
     }
 
-    /// The guest left to the host.
-    fn left(&mut self, vm: usize, order: Order, want: Want, page: RunPage) -> TestResult {
+    /// What the guest is at after a run that came to what it must.
+    ///
+    /// # Errors
+    /// A number of a request that was used before.
+    pub fn keep(&mut self, vm: usize, order: Order, want: Want, came: &Came) -> TestResult {
         let Some(party) = self.parties.get_mut(vm).and_then(Option::as_mut) else { return Ok(()) };
         let guest = &mut party.guest;
+        let page = match came {
+            Came::Results([r0, ..]) => {
+                guest.order = None;
+                self.note(*r0 == 0);
+                return Ok(());
+            }
+            Came::Exit(page) => *page,
+        };
+        guest.exit = Some(page);
         match want {
-            Want::Populate(gfn, kind) => {
-                let told = (page.reason, page.gpa, page.count, page.status);
-                check_eq!(told, (exit::POPULATE, gfn * PAGE_SIZE, 1, kind), "the exit");
+            Want::Populate(..) => guest.injectable = true,
+            Want::Device(_) if matches!(order, Order::Fill { .. } | Order::Check { .. }) => {
+                // A page of device accesses would take all day.
+                check_eq!(party.vm.inject_abort(), Reply::done(0), "VCPU_INJECT");
+                guest.aborted = true;
+            }
+            Want::Device(_) => {
+                party.vm.answer(DEVICE_VALUE);
+                guest.device = true;
                 guest.injectable = true;
             }
-            Want::Device(gfn) => {
-                check_eq!((page.reason, page.gpa / PAGE_SIZE), (exit::MMIO, gfn), "the exit");
-                if matches!(order, Order::Fill { .. } | Order::Check { .. }) {
-                    // A page of device accesses would take all day.
-                    check_eq!(party.vm.inject_abort(), Reply::done(0), "VCPU_INJECT");
-                    guest.aborted = true;
-                } else {
-                    party.vm.answer(DEVICE_VALUE);
-                    guest.device = true;
-                    guest.injectable = true;
-                }
-            }
-            Want::Drain(gfn, mask) => {
-                let told = (page.reason, page.gpa, page.count, page.mask);
-                check_eq!(told, (exit::DRAIN, gfn * PAGE_SIZE, 1, mask), "the exit");
-            }
-            Want::Convert(request, reply) => {
-                let told = (page.reason, page.gpa, page.count, page.flags, page.first, page.mask);
-                let must = (
-                    exit::CONVERT,
-                    request.gfn * PAGE_SIZE,
-                    request.count,
-                    request.flags,
-                    reply.first,
-                    reply.mask,
-                );
-                check_eq!(told, must, "the exit");
+            Want::Convert(request, _) => {
                 check!(
                     page.sequence > guest.sequence,
                     "request {} comes after {}",
@@ -375,43 +422,56 @@ impl World {
                 guest.sequence = page.sequence;
                 guest.request = Some(request);
             }
-            want => fail!("the guest left with {} for {:#x}; the model says {want:?}", page.reason, page.gpa),
+            _ => {}
         }
         Ok(())
     }
 
-    /// The guest came back with results.
-    fn finished(&mut self, vm: usize, order: Order, want: Want, results: [u64; 5]) -> TestResult {
-        if let Some(party) = self.party_mut(vm) {
-            party.guest.order = None;
-        }
-        let [r0, r1, r2, r3, _] = results;
-        self.note(r0 == 0);
-        match want {
-            Want::Reply(reply) => {
-                check_eq!([r0, r1, r2, r3], reply.to_regs(), "{order:?} (the model: {reply})");
-            }
-            Want::Value(value) => check_eq!(r0, value, "{order:?}"),
-            Want::Access(known) => {
-                check_eq!(r0, outcome::OK, "{order:?}: ESR {r2:#x} FAR {r3:#x}");
-                if let Some(value) = known {
-                    check_eq!(r1, value, "{order:?}");
+    /// Brings an idle guest to where its next run carries out `order`.
+    ///
+    /// # Errors
+    /// If it does not ask for the arguments.
+    pub fn prime(&mut self, vm: usize, order: Order) -> TestResult {
+        let Some(party) = self.party_mut(vm) else { return Ok(()) };
+        party.guest.order = Some(order);
+        let (number, arguments, count) = order.command();
+        party.vm.prepare_order(number, arguments.get(..count).unwrap_or(&[]))?;
+        for _ in 0..MAX_EXITS {
+            let page = party.vm.run_once()?;
+            let [what, index, ..] = page.args;
+            match page.reason {
+                exit::INTERRUPT | exit::TIMER => {}
+                exit::HYPERCALL if what == op::ARG => {
+                    party.vm.answer_argument(index);
+                    if index + 1 == count as u64 {
+                        return Ok(());
+                    }
                 }
+                _ => fail!("{order:?}: {page:x?}"),
             }
-            Want::Loaded(value) => check_eq!([r0, r1], [outcome::OK, value], "{order:?}"),
-            Want::Fault => check_eq!(r0, outcome::FAULT, "{order:?}"),
-            Want::Looked => check_eq!(r0, 0, "{order:?}"),
-            want => fail!("{order:?} came back with {results:x?}; the model says {want:?}"),
         }
-        Ok(())
+        fail!("the guest exits without end")
+    }
+
+    /// What another CPU's run of the guest came to; `told` is the call's answer.
+    ///
+    /// # Errors
+    /// A refusal of VCPU_RUN.
+    pub fn came(&mut self, vm: usize, told: &[u64]) -> Result<Came, Failure> {
+        let Some(party) = self.party_mut(vm) else { fail!("VM {vm} is gone") };
+        check!(told.first() == Some(&0), "VCPU_RUN: {told:x?}");
+        party.guest.request = None;
+        party.guest.injectable = false;
+        party.guest.exit = None;
+        Ok(Came::of(party.vm.run_page()?))
     }
 
     /// What the order left in memory.
-    fn stored(&mut self, vm: usize, order: Order, want: Want, before: &Model) -> TestResult {
+    pub fn stored(&mut self, vm: usize, order: Order, want: Want, before: &Model) {
         if let (Order::Unshare { gfn, flags, .. }, Want::Reply(reply)) = (order, want) {
             self.zeroed(vm, GFN + gfn, reply.done, flags, before);
         }
-        let Want::Access(_) = want else { return Ok(()) };
+        let Want::Access(_) = want else { return };
         match order {
             Order::Write { gfn, word, value } => {
                 self.frame_at(vm, gfn).into_iter().for_each(|pfn| self.contents.store(pfn, word, value));
@@ -423,7 +483,6 @@ impl World {
             }
             _ => {}
         }
-        Ok(())
     }
 
     /// ZERO was asked for: pages that became private hold nothing (U8).

@@ -5,6 +5,9 @@
 //! frame's word (state, owner, leaves, pins); what the host's stage-2 table holds at every frame and the guest's at every address,
 //! or the address's status; contents as the host and the guests read them; the totals.
 //!
+//! With several CPUs half of the steps are rounds: all act at the same time on the same few pages, and some order of their acts must
+//! explain every answer and what is left ([`crowd`]).
+//!
 //! Boot arguments: `seed=` and `steps=` choose the run. A failure names both, and the same seed takes the same steps; each depends
 //! on the seed and its number alone, so `only=0-17,40` takes a part of a run (`cargo xtask random` finds the smallest that still
 //! fails) and `tell=1` tells each step.
@@ -16,6 +19,8 @@ extern crate alloc;
 
 mod compare;
 mod contents;
+mod crew;
+mod crowd;
 mod dice;
 mod guest;
 mod host;
@@ -42,6 +47,8 @@ const STALE: u64 = 256;
 const ALL: u64 = 16;
 /// Words of a page that the host reads, a different one each step: those that are written one by one, and others.
 const WORDS: u64 = 11;
+/// With several CPUs so many steps are one CPU's, and then so many all CPUs'.
+const TURN: u64 = 64;
 /// Frames of the heap.
 const HEAP: usize = 2048;
 
@@ -68,24 +75,36 @@ fn main(dtb: u64) -> ! {
 fn random(mut host: Host, seed: u64, steps: u64) -> TestResult {
     let tell = host.machine.argument("tell").unwrap_or(0) != 0;
     let only = host.machine.word("only");
+    let cpus = host.machine.cpus.len();
     host.top_up()?;
     let before = Totals::read()?;
     let mut world = World::new(host)?;
     let mut tally = Tally::default();
+    let mut crew = 1;
     for step in (0..steps).filter(|step| only.is_none_or(|only| names(only, *step))) {
+        cpu::mark(step);
         let op = Op::of(seed, step);
-        if tell {
+        let round = cpus > 1 && step / TURN % 2 == 1;
+        if round != (crew > 1) {
+            crew = if round { crew::start(&world.host)? } else { crew::stop(&world.host).map(|()| 1)? };
+        }
+        if tell && !round {
             println!("step {step}: {op:x?}");
         }
-        cpu::mark(step);
-        let outcome = take(&mut world, op, step);
-        tally.add(op, core::mem::take(&mut world.tally));
+        let outcome = if round { world.round(seed, step, crew) } else { take(&mut world, op, step) };
+        if !round {
+            tally.add(op, core::mem::take(&mut world.tally));
+        }
         if let Err(failure) = outcome {
             note!("seed={seed} step={step} {op:x?}");
             return Err(failure);
         }
     }
     tally.tell();
+    world.tell_rounds();
+    if crew > 1 {
+        crew::stop(&world.host)?;
+    }
     let poisoned = world.end()?;
     check!(calls::tenure_answers(), "Tenure is silent");
     let mut after = Totals::read()?;

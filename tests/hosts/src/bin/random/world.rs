@@ -55,6 +55,9 @@ pub struct World {
     poisoned: u64,
     /// How many calls and accesses were done, how many refused.
     pub tally: [u64; 2],
+    /// Rounds of several CPUs, acts in them, those that met a frozen word or had no tables, and rounds that the order of the CPUs'
+    /// numbers does not explain.
+    pub rounds: [u64; 4],
 }
 
 impl World {
@@ -78,6 +81,7 @@ impl World {
             spare: Vec::new(),
             poisoned: 0,
             tally: [0; 2],
+            rounds: [0; 4],
         })
     }
 
