@@ -92,6 +92,13 @@ impl Machine for El2 {
         cache::clean_invalidate_lines(address(frame), PAGE);
     }
 
+    fn scrub_run(&self, first: Pfn, count: u64) {
+        let length = count as usize * PAGE;
+        // SAFETY: frames of RAM that the caller holds, so nobody else reads or writes them.
+        unsafe { cache::zero(address(first), length) };
+        cache::clean_invalidate_lines(address(first), length);
+    }
+
     fn clean_to_poc(&self, frame: Pfn) {
         cache::clean_invalidate_lines(address(frame), PAGE);
     }

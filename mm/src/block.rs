@@ -39,19 +39,27 @@ impl<'w> FrozenBlock<'w> {
         plain: impl Fn(Word) -> bool,
         permit: impl Fn(Word) -> Result<(), Refusal>,
     ) -> Result<Self, (u64, Refusal)> {
-        let mut held = 0;
-        // By fours: half of such a loop would be counting.
-        for four in words.chunks(4) {
-            for cell in four {
-                let word = cell.freeze_in_place();
-                if !plain(word)
-                    && let Err(refusal) = judge(cell, word, &permit)
-                {
-                    let (held, _) = words.split_at(held);
-                    drop(Self { words: held, first });
-                    return Err((held.len() as u64, refusal));
-                }
-                held += 1;
+        let Some((place, word)) = freeze_plain(words, plain) else { return Ok(Self { words, first }) };
+        Self::freeze_judged(words, first, place, word, permit)
+    }
+
+    /// Goes on from the word at `place`, which was frozen and found to be `word`, judging each.
+    #[cold]
+    fn freeze_judged(
+        words: &'w [PageWord],
+        first: Pfn,
+        place: usize,
+        mut word: Word,
+        permit: impl Fn(Word) -> Result<(), Refusal>,
+    ) -> Result<Self, (u64, Refusal)> {
+        for (at, cell) in words.iter().enumerate().skip(place) {
+            if at > place {
+                word = cell.freeze_in_place();
+            }
+            if let Err(refusal) = judge(cell, word, &permit) {
+                let (held, _) = words.split_at(at);
+                drop(Self { words: held, first });
+                return Err((at as u64, refusal));
             }
         }
         Ok(Self { words, first })
@@ -81,8 +89,24 @@ impl<'w> FrozenBlock<'w> {
     }
 }
 
+/// Freezes words while they are `plain`. Returns the first that is not, frozen as well (by whomever), and its place.
+#[inline(always)]
+fn freeze_plain(words: &[PageWord], plain: impl Fn(Word) -> bool) -> Option<(usize, Word)> {
+    // By fours: half of such a loop would be counting.
+    let (fours, rest) = words.as_chunks::<4>();
+    for (turn, four) in fours.iter().enumerate() {
+        for (at, cell) in four.iter().enumerate() {
+            let word = cell.freeze_in_place();
+            if !plain(word) {
+                return Some((4 * turn + at, word));
+            }
+        }
+    }
+    let looked = rest.iter().map(PageWord::freeze_in_place).enumerate();
+    looked.map(|(at, word)| (4 * fours.len() + at, word)).find(|(_, word)| !plain(*word))
+}
+
 /// A word that was just frozen is looked at: it is thawed again if it is refused, or left alone if another CPU holds it.
-#[cold]
 fn judge(cell: &PageWord, word: Word, permit: impl Fn(Word) -> Result<(), Refusal>) -> Result<(), Refusal> {
     if word.is_frozen() {
         return Err(Refusal::FROZEN);
@@ -93,11 +117,10 @@ fn judge(cell: &PageWord, word: Word, permit: impl Fn(Word) -> Result<(), Refusa
 /// Changes words that are this CPU's: frozen in place, or parked under its lock.
 #[inline]
 pub(crate) fn replace_all(words: &[PageWord], next: impl Fn(Word) -> Word) {
-    for four in words.chunks(4) {
-        for cell in four {
-            cell.thaw(next(cell.load_frozen()));
-        }
-    }
+    let replace = |cell: &PageWord| cell.thaw(next(cell.load_frozen()));
+    let (fours, rest) = words.as_chunks::<4>();
+    fours.iter().for_each(|four| four.iter().for_each(replace));
+    rest.iter().for_each(replace);
 }
 
 impl Drop for FrozenBlock<'_> {

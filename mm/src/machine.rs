@@ -34,6 +34,11 @@ pub trait Machine: Sync {
     /// content of it can be seen by anybody, with any memory attributes. Completes at the next [`Machine::dsb_ish`].
     fn scrub(&self, frame: Pfn);
 
+    /// As [`Machine::scrub`], for `count` frames from `first` on.
+    fn scrub_run(&self, first: Pfn, count: u64) {
+        (0..count).for_each(|index| self.scrub(first.offset(index)));
+    }
+
     /// Cleans and invalidates a frame to the point of coherency, keeping its contents (before a guest with its
     /// caches off reads what was written through caches). Completes at the next [`Machine::dsb_ish`].
     fn clean_to_poc(&self, frame: Pfn);

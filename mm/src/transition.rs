@@ -96,7 +96,8 @@ impl<'a, M: Machine> Mm<'a, M> {
     #[inline]
     pub(crate) fn look(&self, cursor: &mut Cursor, gfn: Gfn) -> Result<Seen<'a>, Refusal> {
         let entry = cursor.entry(&self.machine, gfn);
-        if !entry.is_leaf() {
+        // A walk ends at a leaf, or at nothing.
+        if !entry.descriptor.is_valid() {
             return if entry.descriptor.is_moving() { Err(Refusal::FROZEN) } else { Ok(Seen::Empty(entry)) };
         }
         let frame = entry.frame_of(gfn);
@@ -127,7 +128,19 @@ impl<'a, M: Machine> Mm<'a, M> {
 
     /// Scrubs frames and waits.
     pub(crate) fn scrub_all(&self, frames: impl Iterator<Item = Pfn>) {
-        frames.for_each(|frame| self.machine.scrub(frame));
+        let (mut first, mut count) = (Pfn(0), 0);
+        for frame in frames {
+            if count > 0 && frame != first.offset(count) {
+                self.machine.scrub_run(first, core::mem::take(&mut count));
+            }
+            if count == 0 {
+                first = frame;
+            }
+            count += 1;
+        }
+        if count > 0 {
+            self.machine.scrub_run(first, count);
+        }
         self.machine.dsb_ish();
     }
 }

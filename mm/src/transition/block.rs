@@ -91,7 +91,8 @@ impl<'a, M: Machine> Mm<'a, M> {
             return Some(refusal.whole());
         }
         vm.orphans.fetch_add(ENTRIES as u32, Ordering::Relaxed);
-        block.publish(|word| state::park(word, vm.slot()));
+        let slot = vm.slot();
+        block.publish(|word| state::park(word, slot));
         Some(self.scrub_groups(vm, &mut inner, root, gfn, first, FIRST_GROUPS, wanted))
     }
 
@@ -169,12 +170,14 @@ impl<'a, M: Machine> Mm<'a, M> {
         let Some((leader, words)) = words.get(range).and_then(|words| Some((words.first()?, words))) else {
             return Err(Refusal::INVALID);
         };
-        if !words.iter().all(|cell| state::is_parked(cell.load(), vm.slot())) {
+        let slot = vm.slot();
+        if !words.iter().all(|cell| state::is_parked(cell.load(), slot)) {
             return Err(Refusal::STATE);
         }
         let word = leader.load();
         if word.owes_scrub() {
-            self.scrub_all((0..GROUP).map(|place| first.offset(group + place)));
+            self.machine.scrub_run(first.offset(group), GROUP);
+            self.machine.dsb_ish();
             leader.thaw(word.with_scrub(false));
         }
         Ok(())
@@ -214,7 +217,8 @@ impl<'a, M: Machine> Mm<'a, M> {
         self.machine.drop_instructions();
         vm.orphans.fetch_sub(ENTRIES as u32, Ordering::Relaxed);
         // The words first: who finds the leaf finds the page owned.
-        replace_all(words, |word| state::adopt(word, vm.slot(), wanted.state));
+        let slot = vm.slot();
+        replace_all(words, |word| state::adopt(word, slot, wanted.state));
         entry.write(&self.machine, Descriptor::leaf(entry.level, first, self.guest_attr));
         self.machine.dsb_ishst();
         self.tables(vm, inner, root).merge(gfn);
