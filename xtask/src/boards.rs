@@ -2,10 +2,11 @@
 
 use anyhow::Result;
 use serde_json::json;
+use tenure_boards::smc;
 
 use crate::board::{self, Board, record};
 
-/// Show the boards: what each can do, how QEMU starts it, and the result and date of its last test on this machine.
+/// Show the boards: what each can do, how QEMU starts it, how many of its vendor's calls reach the firmware, and the result and date of its last test on this machine.
 ///
 /// A board is a folder of boards/ with its data (board.toml) and its page (README.md). Tests are noted in
 /// target/boards/ by `cargo xtask test`; `cargo xtask test --board all` tests every board in every way.
@@ -31,8 +32,17 @@ pub fn task(args: &Args) -> Result<()> {
     Ok(())
 }
 
-const HEAD: [&str; 8] =
-    ["board", "what", "CPUs", "GIC", "guests", "DMA protection", "ways in (QEMU)", "last test"];
+const HEAD: [&str; 9] = [
+    "board",
+    "what",
+    "CPUs",
+    "GIC",
+    "guests",
+    "DMA protection",
+    "vendor SMCs",
+    "ways in (QEMU)",
+    "last test",
+];
 
 fn table(boards: &[Board]) -> String {
     let row = |board: &Board| {
@@ -43,11 +53,12 @@ fn table(boards: &[Board]) -> String {
             gics(board).join(", "),
             if board.guests { "yes" } else { "no" }.to_owned(),
             board.dma.name().to_owned(),
+            board.vendor_calls().len().to_string(),
             ways(board).join(", "),
             record::summary(&record::read(&board.name)),
         ]
     };
-    let rows: Vec<[String; 8]> =
+    let rows: Vec<[String; 9]> =
         std::iter::once(HEAD.map(str::to_owned)).chain(boards.iter().map(row)).collect();
     let mut text = String::new();
     for row in &rows {
@@ -70,9 +81,11 @@ fn ways(board: &Board) -> Vec<String> {
 }
 
 fn as_json(board: &Board) -> serde_json::Value {
+    let call = |call: &smc::Call| json!({ "id": call.id, "name": call.name, "why": call.why });
+    let calls: Vec<_> = board.vendor_calls().iter().map(call).collect();
     json!({
         "name": board.name, "title": board.title, "cpus": board.cpus, "gic": gics(board), "guests": board.guests,
-        "dma_protection": board.dma.name(), "ways": ways(board), "notes": board.notes,
+        "dma_protection": board.dma.name(), "vendor_smcs": calls, "ways": ways(board), "notes": board.notes,
         "tests": record::read(&board.name),
     })
 }

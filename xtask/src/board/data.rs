@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
+use tenure_boards::smc::{self, Call};
 
 /// A board.
 #[derive(Clone, Debug, Deserialize)]
@@ -12,6 +13,8 @@ pub struct Board {
     pub name: String,
     /// Its maker's name of it.
     pub title: String,
+    /// A name in the `compatible` of its tree's root: code in `boards/src` knows it by that.
+    pub compatible: String,
     /// Number of CPUs.
     pub cpus: u8,
     /// Interrupt controllers that it can have; the first is what it has unless asked for another.
@@ -210,6 +213,11 @@ impl Board {
             ensure!(file.is_some() == tree.is_some(), "pack.tree and load.tree belong together");
         }
         Ok(())
+    }
+
+    /// The vendor's calls to the firmware that its host may make.
+    pub fn vendor_calls(&self) -> &'static [Call] {
+        smc::of_board(|name| name == self.compatible)
     }
 
     /// Whether it is QEMU's `virt`, whose CPUs, GIC and memory can be chosen.

@@ -37,6 +37,9 @@ pub fn write(board: &Board, modules: &[Module<'_>], file: &Path) -> Result<()> {
 
 fn edit(blob: &[u8], board: &Board, modules: &[Module<'_>]) -> Result<Vec<u8>> {
     let mut tree = parse(blob)?;
+    let compatible = tree.root.property("compatible").context("its root is compatible with nothing")?;
+    let is = |name: &[u8]| name == board.compatible.as_bytes();
+    ensure!(compatible.value().split(|&byte| byte == 0).any(is), "it is not of a {}", board.compatible);
     for path in &board.qemu.disable {
         let node = tree.find_node_mut(path).with_context(|| format!("it has no node {path}"))?;
         node.add_property(property("status", "disabled")?);
@@ -111,6 +114,7 @@ mod tests {
         let mut tree = DeviceTree::new();
         tree.root.add_property(property("#address-cells", 2u32).unwrap());
         tree.root.add_property(property("#size-cells", 1u32).unwrap());
+        tree.root.add_property(property("compatible", vec!["x,y", board.compatible.as_str()]).unwrap());
         tree.root.add_child(DeviceTreeNode::new("soc").unwrap());
         for path in &board.qemu.disable {
             let name = path.strip_prefix("/soc/").unwrap();
@@ -146,10 +150,18 @@ mod tests {
     }
 
     #[test]
+    fn the_tree_of_another_board_is_refused() {
+        let board = Board::parse("x", RASPI).unwrap();
+        let other = Board { compatible: "xlnx,zynqmp".into(), ..board.clone() };
+        let why = format!("{:#}", edit(&sample(&other), &board, &[]).unwrap_err());
+        assert!(why.contains("brcm,bcm2711"), "{why}");
+    }
+
+    #[test]
     fn a_node_that_is_not_there_is_named() {
         let board = Board::parse("x", RASPI).unwrap();
         let mut tree = DeviceTree::new();
-        tree.root.add_property(property("#address-cells", 2u32).unwrap());
+        tree.root.add_property(property("compatible", board.compatible.as_str()).unwrap());
         let why = format!("{:#}", edit(&tree.to_dtb(), &board, &[]).unwrap_err());
         assert!(why.contains("/soc/interrupt-controller@7ef00100"), "{why}");
     }

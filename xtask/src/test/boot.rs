@@ -6,11 +6,12 @@ use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use tenure_boards::bundle::{IMAGE_SIZE, MAGIC};
 
 use super::report::Report;
-use super::row::{Kind, Row, Tree};
+use super::row::{Damage, Kind, Row, Tree};
 use crate::board::launch::{self, Host};
-use crate::board::{self, record};
+use crate::board::{self, bundle, record};
 use crate::initramfs::{self, Contents};
 use crate::qemu::console::{Watch, matches};
 use crate::qemu::runner::{self, End};
@@ -125,8 +126,36 @@ impl<'a> Boots<'a> {
             Kind::Host { name } => host(image, name, &row.bootargs),
             Kind::Random { seed, steps } => host(image, "host-random", &format!("seed={seed} steps={steps}")),
             Kind::Tree(kind) => tree(&row.config, *kind)?,
+            Kind::Bundle(damage) => self.damaged(*damage)?,
             Kind::Board { .. } => bail!("a board's command line is made elsewhere"),
         })
+    }
+
+    /// A bundle that must be refused.
+    fn damaged(&self, damage: Damage) -> Result<Payload> {
+        let kernel = self.machine.kernel.image.clone();
+        let file = paths::target().join(format!("bundle-{damage:?}.img"));
+        bundle::write(&paths::image(), &kernel, &self.plain, &run::bootargs("boot", ""), &file)?;
+        let mut bytes = fs::read(&file)?;
+        let size = bytes.len();
+        // In the middle of the kernel, which is nearly all of it.
+        let middle = size / 2;
+        match damage {
+            Damage::Bit => bytes[middle] ^= 1,
+            Damage::Cut => bytes.truncate(middle),
+            Damage::Size => bytes[IMAGE_SIZE].copy_from_slice(&(size as u64 + 4096).to_le_bytes()),
+            Damage::Header => {
+                // The last one: the hypervisor itself knows the word too.
+                let at = bytes.windows(MAGIC.len()).rposition(|window| window == MAGIC);
+                bytes[at.context("the bundle has no header")?] = 0;
+            }
+            Damage::TwoKernels => {
+                let bootargs = run::bootargs("boot", "");
+                return Ok(Payload::Tenure { image: file, kernel, initrd: None, bootargs });
+            }
+        }
+        fs::write(&file, bytes)?;
+        Ok(Payload::Alone { image: file })
     }
 }
 

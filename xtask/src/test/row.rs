@@ -27,6 +27,8 @@ pub enum Kind {
         /// `boot`, `story`, or a script of tests/linux.
         run: String,
     },
+    /// Tenure with Debian's kernel in one file, which is not as it was packed.
+    Bundle(Damage),
     /// Debian's full kernel under Tenure on a board; `/init` does `board`.
     Board {
         /// Its name.
@@ -48,6 +50,21 @@ pub enum Kind {
         /// How long it is.
         steps: u64,
     },
+}
+
+/// What is wrong with a bundled file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Damage {
+    /// One bit of the kernel.
+    Bit,
+    /// The file ends in the middle of the kernel.
+    Cut,
+    /// The `Image` header claims a page more.
+    Size,
+    /// The header of the bundle is gone.
+    Header,
+    /// Nothing, but the device tree names a kernel too.
+    TwoKernels,
 }
 
 /// The device tree in x0.

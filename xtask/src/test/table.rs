@@ -12,7 +12,7 @@
 //!
 //! `cargo xtask test --list` shows the table, `--filter linux/NAME` runs one, `target/log/test-*.log` has the consoles.
 
-use super::row::{Kind, Row, Tree, When};
+use super::row::{Damage, Kind, Row, Tree, When};
 use crate::board::data::Way;
 
 /// The CPU models of the matrix: v8.0, v8.2, and all that QEMU has.
@@ -32,6 +32,10 @@ pub fn rows() -> Vec<Row> {
 /// What Tenure cannot start on: a clear message and a stop.
 fn refusals() -> Vec<Row> {
     let tree = |name: &str, tree: Tree| Row::new(name, Kind::Tree(tree)).on("cortex-a53", 1, 2).refuses();
+    let bundle = |name: &str, damage: Damage, why: &str| {
+        let row = Row::new(name, Kind::Bundle(damage)).on("cortex-a53", 1, 2).refuses().seconds(60);
+        row.expect(&[&format!("tenure: cannot start: *{why}")])
+    };
     vec![
         Row::debian("refuse/el1", "boot")
             .without_el2()
@@ -41,6 +45,11 @@ fn refusals() -> Vec<Row> {
         tree("refuse/zero-tree", Tree::Zeros).expect(&["tenure: cannot start: no device tree"]),
         tree("refuse/cut-tree", Tree::Cut).expect(&["tenure: cannot start: the device tree is malformed"]),
         tree("refuse/no-kernel", Tree::Whole).expect(&["tenure: cannot start: *kernel"]),
+        bundle("refuse/bundle-bit", Damage::Bit, "its SHA-256 is wrong"),
+        bundle("refuse/bundle-cut", Damage::Cut, "its SHA-256 is wrong"),
+        bundle("refuse/bundle-size", Damage::Size, "its size is not that of the file"),
+        bundle("refuse/bundle-header", Damage::Header, "but no bundle header"),
+        bundle("refuse/bundle-two-kernels", Damage::TwoKernels, "two kernels"),
     ]
 }
 
@@ -234,9 +243,11 @@ fn story() -> Vec<Row> {
 /// Debian's full kernel on every board, by every way in: all CPUs, a shell on each, the story where guests can be.
 fn boards() -> Vec<Row> {
     let guests = |row: Row| row.expect(STORY).never(&["NOT AS IT MUST BE"]);
+    let refused =
+        |row: Row| row.expect(&["story: stopped: KVM_CREATE_VM: No such device", "board: a VM is refused"]);
     let row = |name: &str, board: &str, way: Way| {
         let row = Row::board(name, board, way).expect(&["board: a shell on each of 4 CPUs"]);
-        row.seconds(300).when(When::Long)
+        row.seconds(600).when(When::Long)
     };
     vec![
         guests(row("board/qemu-virt-gic3", "qemu-virt", Way::GuestLoader)),
@@ -247,8 +258,8 @@ fn boards() -> Vec<Row> {
         guests(row("board/zcu102", "zcu102", Way::Modules)),
         guests(row("board/raspi4b-bundle", "raspi4b", Way::Bundle)).when(When::Always),
         guests(row("board/raspi4b-modules", "raspi4b", Way::Modules)),
-        row("board/raspi3b-bundle", "raspi3b", Way::Bundle).expect(&["board: a VM is refused"]),
-        row("board/raspi3b-modules", "raspi3b", Way::Modules).expect(&["board: a VM is refused"]),
+        refused(row("board/raspi3b-bundle", "raspi3b", Way::Bundle)),
+        refused(row("board/raspi3b-modules", "raspi3b", Way::Modules)),
     ]
 }
 
@@ -286,6 +297,7 @@ const STORY: &[&str] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::board;
 
     #[test]
     fn names_are_unique() {
@@ -300,6 +312,16 @@ mod tests {
     fn the_matrix_is_whole() {
         let story: Vec<Row> = rows().into_iter().filter(|row| row.name.starts_with("story/")).collect();
         assert_eq!(story.len(), 12);
+    }
+
+    #[test]
+    fn every_board_is_tested_by_every_way_that_it_has() {
+        for board in board::all().unwrap() {
+            for way in &board.qemu.ways {
+                let is = |row: &Row| matches!(&row.kind, Kind::Board { name, way: by } if *name == board.name && by == way);
+                assert!(rows().iter().any(is), "{} by {}", board.name, way.name());
+            }
+        }
     }
 
     #[test]
