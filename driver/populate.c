@@ -89,6 +89,14 @@ static u64 tn_gmem_give(struct tenure_slot *slot, u64 gfn, u64 pgoff, struct pag
 	u64 i;
 
 	tn_range(slot->vm, reply, TN_GFN_PFN_COUNT_ARG, TENURE_CALL_DONATE, gfn, page_to_pfn(page), pages, kind);
+	if (pages == TN_BLOCK && reply->done && reply->done < pages) {
+		struct tn_reply back;
+
+		/* The frames of a block are parked until its last: none is the guest's yet, and all come back. */
+		if (tn_range(slot->vm, &back, TN_GFN_COUNT_ARG, TENURE_CALL_RECLAIM, page_to_pfn(page), 0, pages, 0) ==
+		    TENURE_SUCCESS)
+			reply->done = 0;
+	}
 	for (i = 0; i < pages; i++) {
 		if (i < reply->done) {
 			xa_store(&gmem->frames, pgoff + i, page + i, GFP_KERNEL_ACCOUNT);
