@@ -126,6 +126,15 @@ impl Cpu {
         self.features.call_once(Features::current)
     }
 
+    /// This CPU, which asks, has the features that the memory manager was told of at boot, from the first CPU's registers.
+    pub fn does_what_the_first_does(&self) -> bool {
+        let ours = self.features();
+        all().next().is_none_or(|first| {
+            let first = first.features();
+            (ours.s2fwb || !first.s2fwb) && (ours.tlbi_range || !first.tlbi_range)
+        })
+    }
+
     /// Top of its stack.
     pub fn stack_top(&self) -> u64 {
         self.stack_top.load(Ordering::Relaxed)
@@ -183,6 +192,8 @@ pub fn boot_area() -> u64 {
 pub fn set_up_boot_cpu() {
     let cpu = BOOT_CPU.set_up(0, sysreg::mpidr_el1() & sysreg::MPIDR_AFFINITY);
     make_current(cpu);
+    // Others look at them later, who must not read their own instead.
+    cpu.features();
     cpu.arrived.store(true, Ordering::Relaxed);
     cpu.set_state(PowerState::On);
 }

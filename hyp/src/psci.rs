@@ -14,7 +14,7 @@ use tenure_dt::{Conduit, Platform};
 
 use crate::boot::head;
 use crate::percpu::{self, Cpu, PowerState};
-use crate::{calls, host};
+use crate::{calls, console, host};
 
 /// Function ids of the 32-bit convention; the 64-bit ones have bit 30 set too. Guests are answered by the same numbers.
 #[allow(missing_docs, reason = "named as in DEN0022")]
@@ -179,6 +179,17 @@ fn cpu_on(mpidr: u64, entry: u64, context: u64) -> u64 {
 /// A CPU of ours has come: from a spin table, where it waits for the host's wish; from CPU_ON or a power-down: on to the
 /// host.
 pub fn arrived(cpu: &'static Cpu) -> ! {
+    if !cpu.does_what_the_first_does() {
+        // Nothing that runs here could be trusted to see what the manager does to its tables.
+        console::line(format_args!(
+            "CPU {:#x} lacks what the first one has (FEAT_S2FWB or FEAT_TLBIRANGE): not used",
+            cpu.mpidr.load(Ordering::Relaxed)
+        ));
+        cpu.set_state(PowerState::Off);
+        loop {
+            cpu::wait_for_event();
+        }
+    }
     if !cpu.arrived.swap(true, Ordering::AcqRel) && cpu.parks.load(Ordering::Relaxed) {
         park(cpu)
     }

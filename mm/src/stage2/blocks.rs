@@ -192,3 +192,99 @@ impl<M: Machine> Tables<'_, M> {
         self.machine.dsb_ishst();
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::addr::Ipa;
+    use crate::frames::Region;
+    use crate::stage2::Attr;
+    use crate::stage2::guest::{ensure, tables_needed};
+    use crate::word::{PageWord, Word};
+
+    /// Memory, and nothing that it could be cached in.
+    #[derive(Default)]
+    struct Plain(Mutex<BTreeMap<(u64, usize), u64>>);
+
+    impl Machine for Plain {
+        fn read(&self, table: Pa, index: usize) -> u64 {
+            self.0.lock().unwrap().get(&(table.0, index)).copied().unwrap_or(0)
+        }
+        fn write(&self, table: Pa, index: usize, descriptor: u64) {
+            self.0.lock().unwrap().insert((table.0, index), descriptor);
+        }
+        fn zero(&self, frame: Pfn) {
+            (0..512).for_each(|index| self.write(frame.base(), index, 0));
+        }
+        fn select_vmid(&self, vmid: Vmid) -> Vmid {
+            vmid
+        }
+        fn digest(&self, _: Pfn) -> [u8; 32] {
+            [0; 32]
+        }
+        fn has_range_tlbi(&self) -> bool {
+            false
+        }
+        fn attention(&self) -> bool {
+            false
+        }
+        fn scrub(&self, _: Pfn) {}
+        fn clean_to_poc(&self, _: Pfn) {}
+        fn sync_icache(&self, _: Pfn) {}
+        fn drop_instructions(&self) {}
+        fn dsb_ishst(&self) {}
+        fn dsb_ish(&self) {}
+        fn isb(&self) {}
+        fn tlbi_ipas2e1is(&self, _: Ipa) {}
+        fn tlbi_ripas2e1is(&self, _: Ipa, _: u64) {}
+        fn tlbi_vmalle1is(&self) {}
+        fn tlbi_vmalls12e1is(&self) {}
+    }
+
+    /// A gigabyte of RAM from 4 GiB up.
+    const RAM: Pfn = Pfn(1 << 20);
+    const GIGABYTE: u64 = 1 << 18;
+
+    fn level(tables: &Tables<'_, Plain>, gfn: u64) -> u32 {
+        walk(tables.machine, tables.root, Gfn(gfn)).level
+    }
+
+    #[test]
+    fn a_gigabyte_of_blocks_becomes_one_and_is_split_as_far_as_it_is_needed() {
+        let words: Vec<PageWord> = (0..GIGABYTE).map(|_| PageWord::new(Word::HOST)).collect();
+        let regions = [Region { first: RAM, words: &words }];
+        let machine = Plain::default();
+        let (mut pool, mut kept) = (Pool::empty(), Kept::EMPTY);
+        (1..=16).for_each(|page| pool.add(&machine, Pfn(page)));
+        let root = pool.take(&machine).unwrap().base();
+        let frames = Frames::new(&regions);
+        let mut tables =
+            Tables { machine: &machine, vmid: Vmid(1), root, frames, pool: &mut pool, kept: &mut kept };
+        let gfn = Gfn(GIGABYTE);
+        assert_eq!(tables_needed(&machine, root, gfn, GIGABYTE, LEAF_LEVEL - 1), 1);
+        for block in (0..GIGABYTE).step_by(512) {
+            assert_eq!(level(&tables, gfn.0), if block == 0 { 1 } else { 2 });
+            let at = gfn.offset(block);
+            let entry = ensure(&machine, tables.pool, root, at, LEAF_LEVEL - 1).unwrap();
+            entry.write(&machine, Descriptor::block(RAM.offset(block), Attr::GUEST));
+            tables.merge(at);
+        }
+        assert_eq!(level(&tables, gfn.0 + 777), 1);
+        let entry = walk(&machine, root, gfn.offset(777));
+        assert_eq!(entry.frame_of(gfn.offset(777)), RAM.offset(777));
+        // The level-2 table was kept; one of level 3 is new.
+        assert_eq!(tables.needed(gfn.offset(777), LEAF_LEVEL, false), 1);
+        assert!(tables.split(gfn.offset(777), LEAF_LEVEL).is_some());
+        assert_eq!([level(&tables, gfn.0 + 777), level(&tables, gfn.0 + 2048)], [3, 2]);
+        assert_eq!(walk(&machine, root, gfn.offset(777)).frame_of(gfn.offset(777)), RAM.offset(777));
+        // Whole again, all the way up; and down once more without memory.
+        tables.merge(gfn.offset(777));
+        assert_eq!(level(&tables, gfn.0 + 777), 1);
+        assert_eq!(tables.needed(gfn.offset(777), LEAF_LEVEL, false), 0);
+        while tables.pool.take(&machine).is_some() {}
+        assert!(tables.split(gfn.offset(777), LEAF_LEVEL).is_some());
+    }
+}
