@@ -360,3 +360,41 @@ fn a_walk_that_holds_a_merged_table_starts_again() {
     assert_eq!(level(&world, 0, GFN), 2);
     assert!(cursor.entry(world.fake(), Gfn(GFN + 3)).descriptor.is_moving());
 }
+
+#[test]
+fn a_page_taken_back_after_its_scrub_keeps_the_block_from_being_given() {
+    let mut world = world();
+    let first = world.frame(0);
+    let mut done = 0;
+    while done < BLOCK - 16 {
+        let kind = status::PRIVATE;
+        let reply = world.donate(0, GFN + done, first.offset(done), BLOCK - done, kind).unwrap();
+        done += reply.done;
+    }
+    assert_eq!(done, BLOCK - 16);
+    assert_eq!(world.reclaim(0, first.offset(20), 1), Some(Reply::done(1)));
+    let last = world.donate(0, GFN + done, first.offset(done), 16, status::PRIVATE).unwrap();
+    assert_eq!((last.status, last.mask), (Status::Denied, reply::STATE));
+    assert_eq!(world.touch(first.offset(20), Some(3)).0, Touch::Frame);
+    world.destroy(0);
+}
+
+#[test]
+fn every_step_of_a_death_leaves_the_books_in_order() {
+    let mut world = world();
+    let first = world.frame(0);
+    donate(&mut world, 0, GFN, first, BLOCK);
+    donate(&mut world, 0, 0, first.offset(BLOCK), 40);
+    assert_eq!(world.share(0, GFN + 7, 3), Some(Reply::done(3)));
+    world.touch(first.offset(7), Some(1));
+    let handle = world.handles[&0];
+    for step in 0.. {
+        assert!(step < 4096, "it does not end");
+        let finished = world.mm.vm_destroy(handle).finished;
+        assert_eq!(audit::audit(world.mm), Vec::<String>::new(), "step {step}");
+        if finished {
+            break;
+        }
+    }
+    assert!((0..BLOCK).all(|page| world.state(first.offset(page)) == State::Host));
+}

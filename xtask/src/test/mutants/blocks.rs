@@ -14,7 +14,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a block is given with a hole in it",
         "transition/block.rs",
         &[("cell.thaw(word.with_scrub(true));", "cell.thaw(word);")],
-        &["blocks::a_hostile_host_cannot_give_a_block_that_was_not_scrubbed_or_is_not_whole"],
+        &["blocks::a_page_taken_back_after_its_scrub_keeps_the_block_from_being_given"],
     ),
     Mutant::new(
         "the host keeps its mapping of a block",
@@ -92,6 +92,6 @@ pub(super) const MUTANTS: &[Mutant] = &[
             "        entry.write(&self.machine, Descriptor::INVALID);\n        tlb::flush_vmid",
             "        tlb::flush_vmid",
         )],
-        &["blocks::a_block_dies_with_every_kind_of_page_in_it"],
+        &["blocks::every_step_of_a_death_leaves_the_books_in_order"],
     ),
 ];
