@@ -55,6 +55,9 @@ static DESKS: [Desk; CPUS] = [const {
         done: AtomicU64::new(0),
     }
 }; CPUS];
+/// CPUs that are ready for this round, and how many there are to be: nobody begins before all are there.
+static READY: AtomicU64 = AtomicU64::new(0);
+static WANTED: AtomicU64 = AtomicU64::new(0);
 /// The round that is on.
 static ROUND: AtomicU64 = AtomicU64::new(0);
 /// Seconds that a round may take on a loaded machine.
@@ -77,7 +80,12 @@ impl Desk {
     /// Does what lies here.
     fn work(&self) {
         let [what, a, b, arguments @ ..] = self.job.each_ref().map(|slot| slot.load(Ordering::Relaxed));
-        cpu::spin(self.delay.load(Ordering::Relaxed));
+        let delay = self.delay.load(Ordering::Relaxed);
+        READY.fetch_add(1, Ordering::AcqRel);
+        while READY.load(Ordering::Acquire) < WANTED.load(Ordering::Relaxed) {
+            cpu::relax();
+        }
+        cpu::spin(delay);
         let told = match what {
             1 => {
                 let [c, d, e, f] = arguments;
@@ -174,6 +182,8 @@ extern "C" fn attend(number: u64) {
 pub fn round(cpus: usize, jobs: &[(Job, u64)]) -> Result<[Told; CPUS], Failure> {
     let rest = core::iter::repeat(&(Job::Rest, 0));
     DESKS.iter().zip(jobs.iter().chain(rest)).for_each(|(desk, (job, delay))| desk.put(*job, *delay));
+    READY.store(0, Ordering::Relaxed);
+    WANTED.store(cpus as u64, Ordering::Relaxed);
     let round = ROUND.load(Ordering::Relaxed) + 1;
     ROUND.store(round, Ordering::Release);
     let [own, others @ ..] = &DESKS;
