@@ -26,6 +26,12 @@ pub const SCRUB_CHUNK: u64 = 32;
 /// Words that one entry to EL2 reads at most.
 pub const SCAN_CHUNK: u64 = 768;
 
+/// Frames that one call counts.
+pub const COUNT_CHUNK: u64 = 384;
+
+/// Leaves that one call of the host makes for itself.
+pub const MAP_CHUNK: u64 = 128;
+
 /// What the machine offers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Config {
@@ -242,9 +248,9 @@ impl<'a, M: Machine> Mm<'a, M> {
         (entry.descriptor.0, entry.level)
     }
 
-    /// Counts frames by state over at most [`SCAN_CHUNK`] frames from `first` (frames that are no RAM are skipped).
+    /// Counts frames by state over at most [`COUNT_CHUNK`] frames from `first` (frames that are no RAM are skipped).
     pub fn count(&self, first: Pfn, count: u64) -> (u64, Totals) {
-        let count = count.min(SCAN_CHUNK);
+        let count = count.min(COUNT_CHUNK);
         let mut totals = Totals::default();
         for index in 0..count {
             if let Some(cell) = self.frames.word(first.offset(index)) {

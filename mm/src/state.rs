@@ -128,6 +128,15 @@ impl Quick {
         Self { mask: Self::WHOSE | pins | leaves, want, flip: Self::BETWEEN | leaf }
     }
 
+    /// A shared page without DMA pins and DMA leaves is revoked, whatever CPU pins it has: scrap may stand for it.
+    pub const fn revoke(vm: Slot, host_leaf: bool) -> Self {
+        let uses = page::DMA_PINS.mask() | page::HYP_PINS.mask() | page::DMA_LEAVES.mask();
+        let leaf = if host_leaf { page::HOST_LEAF.mask() } else { 0 };
+        let want = page::OWNER.set(State::Shared as u64, vm.0 as u64) | leaf;
+        let mask = Self::WHOSE | uses | page::HOST_LEAF.mask() | page::SCRAP.mask();
+        Self { mask, want, flip: Self::BETWEEN | leaf | page::SCRAP.mask() }
+    }
+
     /// A page that is in `state` already, where a call is made again: it stays as it is.
     pub const fn already(vm: Slot, state: State) -> Self {
         let mask = page::STATE.mask() | page::FROZEN.mask() | page::OWNER.mask();

@@ -217,6 +217,16 @@ fn the_quick_verdict_is_the_verdict() {
             let verdict = state::unshare(word, ME, consent);
             assert_eq!(verdict, Ok(state::Unshare::DropHostLeaf(quick.next(word))), "{word:?}");
         }
+        for leaf in [false, true] {
+            let quick = state::Quick::revoke(ME, leaf);
+            if quick.matches(word) {
+                taken += 1;
+                let revoke = UnshareHow { revoke: true, ..PLAIN };
+                let verdict = state::unshare(word, ME, revoke);
+                assert_eq!(verdict, Ok(state::Unshare::DropHostLeaf(quick.next(word))), "{word:?}");
+                assert_eq!(word.has_host_leaf(), leaf);
+            }
+        }
         let quick = state::Quick::already(ME, State::Shared);
         if quick.matches(word) {
             done += 1;

@@ -137,12 +137,13 @@ impl Model {
         }
     }
 
-    /// HOST_MAP: the host's own leaf before its first touch, page by page up to the first that it may not have (U7).
+    /// HOST_MAP: the host's own leaf before its first touch, page by page up to the first that it may not have (U7), and no
+    /// more than 128 in one call.
     pub fn host_map(&mut self, pfn: u64, count: u64) -> Expect {
         if !Self::is_run(pfn, count) {
             return Expect::refused(Status::Invalid);
         }
-        let count = count.min(MAX_ATOMIC_PAGES);
+        let count = count.min(128);
         for index in 0..count {
             let block = match self.frames.get(&(pfn + index)).map(|frame| frame.state) {
                 None => (Status::Invalid, 0),

@@ -12,7 +12,7 @@ use crate::manager::{Mm, SCRUB_CHUNK};
 use crate::stage2::guest::{Cursor, Entry, ensure, tables_needed, walk};
 use crate::stage2::{Descriptor, GUEST_FRAMES, LEAF_LEVEL};
 use crate::state::{self, Quick, Refusal, Share, UnshareHow};
-use crate::vm::Vm;
+use crate::vm::{Slot, Vm};
 use crate::word::{Frozen, Word};
 
 /// Checked flags of an unshare.
@@ -75,6 +75,7 @@ enum Step {
 }
 
 /// A common case and what it needs.
+#[derive(Clone, Copy)]
 struct Run {
     quick: Quick,
     /// The host's leaves go.
@@ -108,22 +109,32 @@ impl Convert {
         }
     }
 
-    /// The common cases of this conversion: pages that it changes, and, for a call that is made again when the host has
-    /// consented, pages that have changed.
-    fn runs(self, vm: &Vm) -> [Option<Run>; 2] {
-        let (usual, after) = match self {
-            Self::Share => {
-                let quick = Quick::share(vm.slot());
-                (Some(Run { quick, drops: false, zero: false }), State::Shared)
+    /// The common cases of this conversion, the most common first: pages that it changes, and, for a call that is made
+    /// again when the host has consented, pages that have changed.
+    fn runs(self, vm: &Vm) -> [Option<Run>; 3] {
+        let slot = vm.slot();
+        let run = |quick| Some(Run { quick, drops: false, zero: false });
+        match self {
+            Self::Share => [run(Quick::share(slot)), run(Quick::already(slot, State::Shared)), None],
+            Self::Unshare { how, contents } => {
+                let already = run(Quick::already(slot, State::Private));
+                let zero = contents == Contents::Zero;
+                let both = |quick: fn(Slot, bool) -> Quick| {
+                    let with_leaf = Run { quick: quick(slot, true), drops: true, zero };
+                    [Some(with_leaf), Some(Run { quick: quick(slot, false), drops: false, zero }), already]
+                };
+                match how {
+                    _ if contents == Contents::Image => [already, None, None],
+                    UnshareHow { revoke: true, drain: true, .. } => [already, None, None],
+                    UnshareHow { revoke: true, .. } => both(Quick::revoke),
+                    UnshareHow { consent: true, .. } => both(Quick::unshare),
+                    _ => {
+                        let plain = Run { quick: Quick::unshare(slot, false), drops: false, zero };
+                        [Some(plain), already, None]
+                    }
+                }
             }
-            Self::Unshare { how, contents: contents @ (Contents::Keep | Contents::Zero) } if !how.revoke => {
-                let quick = Quick::unshare(vm.slot(), how.consent);
-                (Some(Run { quick, drops: how.consent, zero: contents == Contents::Zero }), State::Private)
-            }
-            Self::Unshare { .. } => (None, State::Private),
-        };
-        let already = Run { quick: Quick::already(vm.slot(), after), drops: false, zero: false };
-        [usual, Some(already)]
+        }
     }
 
     /// The status that an unpopulated address has afterwards.
@@ -243,14 +254,24 @@ impl<'a, M: Machine> Mm<'a, M> {
         let mut leaves = 0u64;
         let mut drain = None;
         let mut quick_pages = 0;
-        for Run { quick, drops, zero } in op.runs(vm).into_iter().flatten() {
-            quick_pages = self.freeze_run(vm, gfn, count, quick, &mut held);
-            if quick_pages == count {
-                self.publish_run(quick, drops, zero, &mut held);
-                return Reply::done(count);
+        let runs = op.runs(vm);
+        loop {
+            let before = quick_pages;
+            for run in runs.iter().flatten() {
+                let rest = count - quick_pages;
+                let frozen = self.freeze_run(vm, gfn.offset(quick_pages), rest, run.quick, &mut held);
+                leaves += if run.drops { frozen } else { 0 };
+                quick_pages += frozen;
+                if frozen == count {
+                    self.publish_run(run.quick, run.drops, run.zero, &mut held);
+                    return Reply::done(count);
+                }
+                if quick_pages == count {
+                    self.publish_mixed(&runs, leaves, &mut held);
+                    return Reply::done(count);
+                }
             }
-            leaves = if drops { quick_pages } else { 0 };
-            if quick_pages > 0 {
+            if quick_pages == before {
                 break;
             }
         }
@@ -285,6 +306,27 @@ impl<'a, M: Machine> Mm<'a, M> {
         match drain {
             Some((first, mask)) => Reply { status: Status::Pending, done: count, first, mask },
             None => Reply::done(count),
+        }
+    }
+
+    /// Publishes a range in which every page is one of the common cases, `leaves` of them with a host leaf that goes.
+    #[inline(never)]
+    fn publish_mixed(&self, runs: &[Option<Run>; 3], leaves: u64, held: &mut Held<'_>) {
+        let run_of = |page: &Frozen<'_>| runs.iter().flatten().find(|run| run.quick.matches(page.before()));
+        if leaves > 0 {
+            let dropping = held.iter().filter(|page| run_of(page).is_some_and(|run| run.drops));
+            self.drop_host_leaves(dropping.map(Frozen::frame), leaves);
+        }
+        let zeroed = held.iter().filter(|page| run_of(page).is_some_and(|run| run.zero)).map(Frozen::frame);
+        if zeroed.clone().next().is_some() {
+            self.scrub_all(zeroed);
+        }
+        for page in held.drain(..) {
+            match run_of(&page) {
+                Some(run) => run.quick.publish(page),
+                // It was frozen because one matched.
+                None => drop(page),
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use tenure_abi::reply::{Reply, Status};
 use super::{Held, hold};
 use crate::addr::{Pa, Pfn, checked_end};
 use crate::machine::Machine;
-use crate::manager::Mm;
+use crate::manager::{MAP_CHUNK, Mm};
 use crate::stage2::host::{Entry, FRAMES};
 use crate::stage2::{Attr, Descriptor, LEAF_LEVEL};
 use crate::state::{self, HostMap, HostUnmap, Refusal};
@@ -74,12 +74,12 @@ impl<'a, M: Machine> Mm<'a, M> {
         }
     }
 
-    /// The host asks for its leaves of frames that are shared with it. Stops at the first that is refused.
+    /// The host asks for its leaves of frames that are shared with it. Stops at the first that is refused, and after 128.
     pub fn host_map(&self, pfn: Pfn, count: u64) -> Reply {
         if checked_end(pfn.0, count, FRAMES).is_none() {
             return Reply::refused(Status::Invalid);
         }
-        let count = count.min(MAX_ATOMIC_PAGES);
+        let count = count.min(MAP_CHUNK);
         for index in 0..count {
             if let Err(refusal) = self.host_map_one(pfn.offset(index)) {
                 return Reply { done: index, ..refusal.at(index) };
