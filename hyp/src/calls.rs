@@ -2,7 +2,7 @@
 //!
 //! Every call answers with a [`Reply`] in x0 to x3; x4 and on are set by the calls that have more to say.
 
-use tenure_abi::{Reply, Status, call};
+use tenure_abi::{NO_INDEX, Reply, Status, call};
 use tenure_arch::frame::HostFrame;
 
 mod info;
@@ -12,6 +12,7 @@ mod system;
 mod vcpu;
 mod vm;
 
+use crate::guest::rewind;
 use crate::trace;
 
 pub use system::end_all;
@@ -40,11 +41,17 @@ impl Call<'_> {
     }
 }
 
+/// What no caller sees: the call is made again, after the interrupts that are pending. Its registers are as they were.
+const AGAIN: Reply = Reply { status: Status::Retry, done: 0, first: NO_INDEX, mask: u64::MAX };
+
 /// A call of the host, by HVC, of the vendor-specific hypervisor range: arguments in `x1`–`x17`, results from `x0`.
 pub fn host(frame: &mut HostFrame, id: u32) {
     let mut at = Call { frame };
     let [a, b] = at.args();
     let reply = dispatch(&mut at, u64::from(id));
+    if reply == AGAIN {
+        return rewind();
+    }
     let b = if u64::from(id) == call::VCPU_RUN { at.arg(4) } else { b };
     trace::call(u64::from(id), [a, b], &reply);
     frame.x[..4].copy_from_slice(&reply.to_regs());

@@ -20,6 +20,8 @@ mod convert;
 mod psci;
 mod registers;
 
+pub use call::rewind;
+
 /// What follows an exit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Next {

@@ -7,7 +7,6 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use sha2::{Digest, Sha256};
 use spin::Once;
 use tenure_arch::features::Features;
 use tenure_arch::{barrier, cache, sysreg, tlb};
@@ -58,7 +57,7 @@ impl El2 {
     }
 }
 
-/// A table entry, as an atomic.
+/// A table entry, or another word of a frame, as an atomic.
 #[inline(always)]
 fn entry(table: Pa, index: Index) -> &'static AtomicU64 {
     debug_assert!(index < 512);
@@ -113,11 +112,8 @@ impl Machine for El2 {
         }
     }
 
-    fn digest(&self, frame: Pfn) -> [u8; 32] {
-        let data = core::ptr::with_exposed_provenance::<[u8; PAGE]>(address(frame));
-        // SAFETY: a frame of RAM that the caller holds; it is EL2's alone until the caller lets go.
-        let data = unsafe { &*data };
-        Sha256::digest(data).into()
+    fn read_words(&self, frame: Pfn, first: usize) -> [u64; 64] {
+        core::array::from_fn(|index| entry(frame.base(), first + index).load(Ordering::Relaxed))
     }
 
     fn dsb_ishst(&self) {

@@ -199,6 +199,10 @@ impl<'a, M: Machine> Mm<'a, M> {
         if vm.is_active() {
             return Reply::done(0);
         }
+        // The first image is complete when its last page is measured.
+        if inner.measuring.is_some() {
+            return Refusal::FROZEN.whole();
+        }
         if inner.pool.free() < u64::from(vm.root().is_none()) + 1 {
             return Refusal::VM_POOL.whole();
         }

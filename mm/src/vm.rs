@@ -14,6 +14,7 @@ use crate::machine::Vmid;
 use crate::pool::Pool;
 use crate::stage2::blocks::Kept;
 use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Guard, Lock, Ordering, lock};
+use crate::transition::Measuring;
 
 /// VMs at one time.
 pub const MAX_VMS: usize = 64;
@@ -64,13 +65,20 @@ pub struct Inner {
     pub kept: Kept,
     /// SHA-256 chain over what was placed before activation.
     pub measurement: [u8; 32],
+    /// The page that is being converted and measured.
+    pub measuring: Option<Measuring>,
     /// Where a resumable teardown stands.
     pub teardown: Teardown,
 }
 
 impl Inner {
-    const EMPTY: Self =
-        Self { pool: Pool::empty(), kept: Kept::EMPTY, measurement: [0; 32], teardown: Teardown::Leaves(0) };
+    const EMPTY: Self = Self {
+        pool: Pool::empty(),
+        kept: Kept::EMPTY,
+        measurement: [0; 32],
+        measuring: None,
+        teardown: Teardown::Leaves(0),
+    };
 }
 
 /// All slots of a machine, empty.

@@ -58,15 +58,16 @@ const PARTS: [Part; 6] = [Part::Calls, Part::Scale, Part::Linux, Part::Story, Pa
 pub fn task(args: &Args) -> Result<()> {
     ui::lines_to_stderr(args.json);
     let machine = setup::ensure()?;
-    build::parts_of(
-        &machine,
-        &[build::Part::Hyp, build::Part::Bare, build::Part::Driver, build::Part::Story],
-    )?;
+    let parts: Vec<Part> =
+        PARTS.into_iter().filter(|part| args.part.is_none_or(|only| only == *part)).collect();
+    let programs = parts.iter().any(|part| matches!(part, Part::Linux | Part::Story));
+    let needed = [build::Part::Hyp, build::Part::Bare, build::Part::Driver, build::Part::Story];
+    build::parts_of(&machine, if programs { &needed } else { &needed[..2] })?;
     let bench = Bench::new(&machine)?;
     let mut report = Report::default();
     // What can be measured is shown even if something else cannot.
     let mut results = Vec::new();
-    for part in PARTS.into_iter().filter(|part| args.part.is_none_or(|only| only == *part)) {
+    for part in parts {
         results.push(match part {
             Part::Calls => bench.calls(&mut report),
             Part::Scale => bench.scale(&mut report),

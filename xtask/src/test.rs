@@ -43,6 +43,9 @@ pub struct Args {
     /// A JSON object on standard output, in place of the lines (which go to standard error).
     #[arg(long)]
     json: bool,
+    /// All of it so many times in a row.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    repeat: u32,
     /// Only say what would run.
     #[arg(long)]
     list: bool,
@@ -73,7 +76,9 @@ pub fn task(args: &Args) -> Result<()> {
         return choice.check(&own, &rows);
     }
     let mut report = Report::default();
-    run(&choice, &mut report)?;
+    for _ in 0..args.repeat {
+        run(&choice, &mut report)?;
+    }
     report.finish(args.json)?;
     report.result()
 }

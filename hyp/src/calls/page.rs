@@ -6,7 +6,7 @@
 use tenure_abi::{Reply, Status};
 use tenure_mm::{Gfn, Pfn, PinKind};
 
-use super::{Call, vm};
+use super::{AGAIN, Call, vm};
 use crate::machine::mm;
 
 /// DONATE(handle, gfn, pfn, count, kind).
@@ -34,7 +34,7 @@ pub fn set_status(at: &mut Call<'_>) -> Reply {
 #[inline(never)]
 pub fn convert(at: &mut Call<'_>) -> Reply {
     let [_, gfn, count, to] = at.args();
-    vm::with(at, |vm| mm().host_convert(vm, Gfn(gfn), count, to))
+    vm::with(at, |vm| mm().host_convert_part(vm, Gfn(gfn), count, to).unwrap_or(AGAIN))
 }
 
 /// GUEST_MAP(handle, gfn, pfn, count).

@@ -72,9 +72,9 @@ pub fn answer(context: &mut Context, reply: Reply) -> Next {
     registers(context, reply.to_regs())
 }
 
-/// The PC goes back to the HVC: the call is made again when the guest runs next.
+/// The PC goes back to the HVC: the call is made again when its caller, a guest or the host, runs next.
 pub fn rewind() {
-    // SAFETY: the guest's own PC, on its own instruction.
+    // SAFETY: the caller's own PC, on its own instruction.
     unsafe { sysreg::write_elr_el2(sysreg::elr_el2().wrapping_sub(4)) };
 }
 

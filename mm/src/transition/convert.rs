@@ -176,18 +176,24 @@ impl<'a, M: Machine> Mm<'a, M> {
         self.unshare(vm, gfn, count, UnshareHow { consent: true, ..how.how }, contents)
     }
 
-    /// The host converts, contents kept: before activation, or memory of a plain VM.
+    /// The host converts, contents kept: before activation, or memory of a plain VM. Of a protected VM one page.
     pub fn host_convert(&self, vm: &Vm, gfn: Gfn, count: u64, to: u64) -> Reply {
+        loop {
+            if let Some(reply) = self.host_convert_part(vm, gfn, count, to) {
+                return reply;
+            }
+        }
+    }
+
+    /// As [`Mm::host_convert`], or a part of it: `None` asks for the same call again.
+    pub fn host_convert_part(&self, vm: &Vm, gfn: Gfn, count: u64, to: u64) -> Option<Reply> {
         if vm.is_sealed() {
-            return Refusal::STATE.whole();
+            return Some(Refusal::STATE.whole());
         }
         if checked_end(gfn.0, count, GUEST_FRAMES).is_none() {
-            return Reply::refused(Status::Invalid);
+            return Some(Reply::refused(Status::Invalid));
         }
-        // Hashing bounds how many pages of a first image one call can take.
-        let measured = vm.is_protected();
-        let count = if measured { 1 } else { count };
-        let reply = match to {
+        let convert = |count| match to {
             status::SHARED => self.convert(vm, gfn, count, Convert::Share),
             status::PRIVATE => {
                 let how = UnshareHow { consent: true, ..UnshareHow::default() };
@@ -195,10 +201,11 @@ impl<'a, M: Machine> Mm<'a, M> {
             }
             _ => Reply::refused(Status::Invalid),
         };
-        if measured && reply.is_success() {
-            self.measure_page(vm, gfn, to);
+        if vm.is_protected() {
+            self.convert_measured(vm, gfn, to, || convert(1))
+        } else {
+            Some(convert(count))
         }
-        reply
     }
 
     fn unshare(&self, vm: &Vm, gfn: Gfn, count: u64, how: UnshareHow, contents: Contents) -> Reply {

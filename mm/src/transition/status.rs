@@ -97,16 +97,6 @@ impl<'a, M: Machine> Mm<'a, M> {
         }
     }
 
-    /// Adds one converted page to the measurement.
-    pub(super) fn measure_page(&self, vm: &Vm, gfn: Gfn, to: u64) {
-        let Some(root) = vm.root() else { return };
-        let digest = match self.look(&mut Cursor::new(root), gfn) {
-            Ok(Seen::Frame { frame, .. }) => self.machine.digest(frame),
-            _ => [0; 32],
-        };
-        self.measure(vm, &[b"page", &gfn.0.to_le_bytes(), &to.to_le_bytes(), &digest]);
-    }
-
     /// What an operation on a guest address would answer now, and why.
     ///
     /// # Errors
@@ -147,7 +137,7 @@ impl<'a, M: Machine> Mm<'a, M> {
 }
 
 /// M' = SHA-256(M ‖ lengths and bytes of the record).
-fn measure(inner: &mut Inner, record: &[&[u8]]) {
+pub(super) fn measure(inner: &mut Inner, record: &[&[u8]]) {
     let mut hash = Sha256::new();
     hash.update(inner.measurement);
     for part in record {
