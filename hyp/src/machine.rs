@@ -112,7 +112,7 @@ impl Machine for El2 {
         }
     }
 
-    fn read_words(&self, frame: Pfn, first: usize) -> [u64; 64] {
+    fn read_words(&self, frame: Pfn, first: usize) -> [u64; 32] {
         core::array::from_fn(|index| entry(frame.base(), first + index).load(Ordering::Relaxed))
     }
 

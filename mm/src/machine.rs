@@ -51,8 +51,8 @@ pub trait Machine: Sync {
     /// completed), on all CPUs, where CTR_EL0 asks for it. Ends with DSB. One for any number of frames.
     fn drop_instructions(&self);
 
-    /// Reads 64 words of a frame, from word `first` on. Others may write to it meanwhile.
-    fn read_words(&self, frame: Pfn, first: usize) -> [u64; 64];
+    /// Reads 32 words of a frame, from word `first` on. Others may write to it meanwhile.
+    fn read_words(&self, frame: Pfn, first: usize) -> [u64; 32];
 
     /// DSB ISHST: earlier writes to tables are visible to all walkers.
     fn dsb_ishst(&self);

@@ -131,8 +131,8 @@ impl Machine for LoomMachine {
     fn clean_to_poc(&self, _: Pfn) {}
     fn sync_icache(&self, _: Pfn) {}
     fn drop_instructions(&self) {}
-    fn read_words(&self, _: Pfn, _: usize) -> [u64; 64] {
-        [0; 64]
+    fn read_words(&self, _: Pfn, _: usize) -> [u64; 32] {
+        [0; 32]
     }
     fn dsb_ishst(&self) {}
     fn dsb_ish(&self) {

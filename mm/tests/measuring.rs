@@ -29,8 +29,8 @@ fn parts(world: &World) -> usize {
 }
 
 #[test]
-fn no_entry_hashes_more_than_an_eighth_of_a_page() {
-    assert!(parts(&world()) > 8);
+fn no_entry_hashes_more_than_a_sixteenth_of_a_page() {
+    assert!(parts(&world()) > 16);
 }
 
 #[test]

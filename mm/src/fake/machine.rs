@@ -92,7 +92,7 @@ impl Machine for FakeMachine {
         });
     }
 
-    fn read_words(&self, frame: Pfn, first: usize) -> [u64; 64] {
+    fn read_words(&self, frame: Pfn, first: usize) -> [u64; 32] {
         let inner = self.lock();
         let word = |index| inner.frame(frame.0).map_or(0, |frame| frame.data.get(first + index));
         core::array::from_fn(word)

@@ -1,5 +1,5 @@
 //! Conversions of a protected VM before it is active, and their place in its measurement: a page at a time, hashed in
-//! parts, so that no entry to EL2 hashes more than 512 bytes.
+//! parts, so that no entry to EL2 hashes more than 256 bytes.
 //!
 //! The page under way stands in [`Inner::measuring`] from before its conversion until its record is in the measurement;
 //! meanwhile no other page of the VM is converted, and the VM does not become active. A page that changed hands while
@@ -21,7 +21,7 @@ use crate::vm::{Inner, Vm};
 use crate::word::Word;
 
 /// Words that one step hashes.
-const PART: usize = 64;
+const PART: usize = 32;
 /// Words of a page.
 const PAGE: usize = 512;
 

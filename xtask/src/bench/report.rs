@@ -185,9 +185,10 @@ fn row<const N: usize>(name: &str, cells: [String; N]) -> String {
     format!("{name:<42}{cells}")
 }
 
-/// The calls that convert up to 512 pages whole or not at all, and so cannot yield.
+/// The calls that take up to 512 pages whole or not at all, and so cannot yield.
 fn is_whole(stretch: &Stretch) -> bool {
-    [guest::SHARE, guest::UNSHARE, call::CONSENT].contains(&(stretch.key & 0xffff_ffff))
+    let whole = [guest::SHARE, guest::UNSHARE, call::CONSENT, call::PIN, call::HOST_UNMAP, call::GUEST_UNMAP];
+    whole.contains(&(stretch.key & 0xffff_ffff))
 }
 
 /// A quantity that figures may grow with: `NAME` + `before` + number + `after`.
