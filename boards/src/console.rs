@@ -82,8 +82,7 @@ impl Console {
     /// Writes a byte when there is room for it, or after a million polls in any case. A UART that has let us wait in
     /// vain once is asked only once a byte from then on: a crash report is a thousand bytes.
     pub fn put(&mut self, byte: u8) {
-        let patience = if self.stuck { 1 } else { PATIENCE };
-        self.stuck = !(0..patience).any(|_| self.has_room());
+        self.stuck = !(0..self.patience()).any(|_| self.has_room());
         match &mut self.kind {
             Kind::Pl011(uart) => uart.write_word(byte),
             Kind::Simple(uart) => uart.write(byte),
@@ -92,8 +91,11 @@ impl Console {
 
     /// Waits until all is sent, or a million polls: whoever sets the UART up anew next loses no byte of ours.
     pub fn flush(&mut self) {
-        let patience = if self.stuck { 1 } else { PATIENCE };
-        let _late = !(0..patience).any(|_| self.is_idle());
+        let _late = !(0..self.patience()).any(|_| self.is_idle());
+    }
+
+    fn patience(&self) -> u32 {
+        if self.stuck { 1 } else { PATIENCE }
     }
 
     fn has_room(&self) -> bool {
@@ -194,6 +196,23 @@ mod tests {
     }
 
     #[test]
+    fn each_kind_knows_when_all_is_sent() {
+        let kinds = [
+            ("arm,pl011", 0x18, 0, 1 << 3),
+            ("cdns,uart-r1p8", 0x2c, 1 << 3, 0),
+            ("fsl,imx6q-uart", 0xb4, 1 << 6, 0),
+            ("snps,dw-apb-uart", 0x14, 1 << 6, 1 << 5),
+        ];
+        for (name, status, idle, busy) in kinds {
+            for (value, is_idle) in [(idle, true), (busy, false)] {
+                let mut registers = Fake([0; 64]);
+                registers.0[status / 4] = value;
+                assert_eq!(registers.console(name).unwrap().is_idle(), is_idle, "{name} with {value:#x}");
+            }
+        }
+    }
+
+    #[test]
     fn the_tree_says_how_far_apart_registers_are_and_how_wide() {
         let mut registers = Fake([0; 64]);
         // Bytes, next to each other: line status is byte 5.
@@ -234,6 +253,7 @@ mod tests {
         let mut console = registers.console("fsl,imx8mp-uart").unwrap();
         console.put(b'x');
         assert!(console.stuck);
+        assert_eq!(console.patience(), 1);
         console.flush();
         registers.0[0xb4 / 4] = 0;
         console.put(b'y');
