@@ -26,6 +26,7 @@ pub fn rows() -> Vec<Row> {
     rows.extend(debian());
     rows.extend(story());
     rows.extend(boards());
+    rows.extend(corners());
     rows
 }
 
@@ -162,6 +163,11 @@ fn debian() -> Vec<Row> {
                 "reboot: Power down",
             ])
             .seconds(120),
+        Row::debian("linux/frames", "frames")
+            .on("cortex-a53", 2, 2)
+            .words(FRAMES_VIRT)
+            .expect(&["frames: 6 words, each as it must be"])
+            .seconds(180),
         Row::debian("linux/boot-4g", "boot").memory(4096).expect(&["init: boot ended with 0"]),
         Row::debian("linux/boot-8-cpus-gic3", "boot")
             .on("cortex-a76", 8, 3)
@@ -246,20 +252,54 @@ fn boards() -> Vec<Row> {
     let refused =
         |row: Row| row.expect(&["story: stopped: KVM_CREATE_VM: No such device", "board: a VM is refused"]);
     let row = |name: &str, board: &str, way: Way| {
-        let row = Row::board(name, board, way).expect(&["board: a shell on each of 4 CPUs"]);
+        let row = Row::board(name, board, way);
+        let row =
+            row.expect(&["board: a shell on each of 4 CPUs", "hotplug: all 4 CPUs went and came back twice"]);
         row.seconds(600).when(When::Long)
     };
+    let frames = |row: Row, words: &str| row.words(words).expect(&["frames: * words, each as it must be"]);
     vec![
         guests(row("board/qemu-virt-gic3", "qemu-virt", Way::GuestLoader)),
-        guests(row("board/qemu-virt-gic2", "qemu-virt", Way::GuestLoader).on("cortex-a53", 4, 2)),
+        guests(frames(
+            row("board/qemu-virt-gic2", "qemu-virt", Way::GuestLoader).on("cortex-a53", 4, 2),
+            FRAMES_VIRT,
+        )),
         guests(row("board/qemu-virt-bundle", "qemu-virt", Way::Bundle)).when(When::Always),
         guests(row("board/qemu-virt-u-boot", "qemu-virt", Way::UBoot)).when(When::Always),
         guests(row("board/imx8mp-evk", "imx8mp-evk", Way::Modules)).when(When::Always),
-        guests(row("board/zcu102", "zcu102", Way::Modules)),
-        guests(row("board/raspi4b-bundle", "raspi4b", Way::Bundle)).when(When::Always),
+        guests(frames(row("board/zcu102", "zcu102", Way::Modules), FRAMES_ZCU102)),
+        guests(frames(row("board/raspi4b-bundle", "raspi4b", Way::Bundle), FRAMES_RASPI4B))
+            .when(When::Always),
         guests(row("board/raspi4b-modules", "raspi4b", Way::Modules)),
         refused(row("board/raspi3b-bundle", "raspi3b", Way::Bundle)),
         refused(row("board/raspi3b-modules", "raspi3b", Way::Modules)),
+    ]
+}
+
+/// GICD and GICC of a GICv2 are the host's, GICH and GICV are not: the first and the last page of each.
+const FRAMES_VIRT: &str =
+    "tenure.open=0x8000000,0x8010000 tenure.shut=0x8030000,0x803f000,0x8040000,0x804f000";
+/// As [`FRAMES_VIRT`]; here with the strides of 64 KiB that the tree tells.
+const FRAMES_ZCU102: &str =
+    "tenure.open=0xf9010000,0xf903f000 tenure.shut=0xf9040000,0xf905f000,0xf9060000,0xf907f000";
+/// As [`FRAMES_VIRT`]; addresses that the tree gives in those of its bus.
+const FRAMES_RASPI4B: &str =
+    "tenure.open=0xff841000,0xff842000 tenure.shut=0xff844000,0xff845000,0xff846000,0xff847000";
+
+/// The corners of `virt`: the other CPU models, the least and the most of CPUs and of RAM.
+fn corners() -> Vec<Row> {
+    let corner = |name: &str, cpu: &str, cpus: u8, gic: u8, mebibytes: u32| {
+        let row = Row::debian(&format!("corner/{name}"), "story").with_programs().on(cpu, cpus, gic);
+        let row = row.memory(mebibytes).expect(&[&format!(" with {cpus} CPUs")]).expect(STORY);
+        row.never(&["NOT AS IT MUST BE"]).seconds(300).when(When::Long)
+    };
+    vec![
+        corner("512m-cortex-a57-gic2", "cortex-a57", 1, 2, 512),
+        corner("16g-cortex-a72-gic3", "cortex-a72", 4, 3, 16384),
+        corner("16g-cortex-a53-gic2", "cortex-a53", 2, 2, 16384),
+        corner("8-cpus-cortex-a57-gic3", "cortex-a57", 8, 3, 2048),
+        corner("8-cpus-cortex-a72-gic2", "cortex-a72", 8, 2, 2048),
+        corner("8-cpus-max-gic3", "max", 8, 3, 2048),
     ]
 }
 
