@@ -21,15 +21,17 @@ pub fn write(board: &Board, host: &Host, folder: &Path) -> Result<()> {
         let to = folder.join(name);
         fs::write(&to, text).with_context(|| format!("cannot write {}", to.display()))
     };
+    // The README first: by it a folder of ours is known, also one that was left half done.
     match &board.pack {
         Pack::RaspberryPi { tree, firmware } => {
+            text("README.txt", &raspberry_readme(board, tree, firmware))?;
             bundle::write(&paths::image(), &host.kernel, &host.initrd, "", &folder.join("kernel8.img"))?;
             copy(&board_tree(board)?, &folder.join(tree))?;
             text("config.txt", &config_txt(board, tree))?;
-            text("cmdline.txt", &format!("{}\n", host.arguments))?;
-            text("README.txt", &raspberry_readme(board, tree, firmware))
+            text("cmdline.txt", &format!("{}\n", host.arguments))
         }
         Pack::UBoot { tree } => {
+            text("README.txt", &uboot_readme(board, tree.as_deref()))?;
             copy(&paths::image(), &folder.join("tenure.img"))?;
             copy(&host.kernel, &folder.join("Image"))?;
             copy(&host.initrd, &folder.join("initrd.cpio"))?;
@@ -42,8 +44,7 @@ pub fn write(board: &Board, host: &Host, folder: &Path) -> Result<()> {
             }
             let script = uboot::script(&board.load, tree.as_deref(), cells, &host.arguments);
             fs::write(folder.join("boot.scr"), uboot::boot_scr(&script))?;
-            text("boot.cmd", &script)?;
-            text("README.txt", &uboot_readme(board, tree.as_deref()))
+            text("boot.cmd", &script)
         }
     }
 }

@@ -97,9 +97,7 @@ fn in_cells(value: u64, cells: u32) -> Result<Vec<u32>> {
 /// If it cannot be read.
 pub fn root_cells(file: &Path) -> Result<(u32, u32)> {
     let blob = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let fdt =
-        Fdt::new(&blob).map_err(|why| anyhow::anyhow!("{} is no device tree: {why}", file.display()))?;
-    let tree = DeviceTree::from_fdt(&fdt);
+    let tree = parse(&blob).with_context(|| format!("cannot read {}", file.display()))?;
     Ok((cell(&tree, "#address-cells")?, cell(&tree, "#size-cells")?))
 }
 
@@ -155,6 +153,15 @@ mod tests {
         let other = Board { compatible: "xlnx,zynqmp".into(), ..board.clone() };
         let why = format!("{:#}", edit(&sample(&other), &board, &[]).unwrap_err());
         assert!(why.contains("brcm,bcm2711"), "{why}");
+    }
+
+    #[test]
+    fn names_longer_than_the_specification_allows_are_read() {
+        let mut tree = DeviceTree::new();
+        let name = "a-name-of-more-than-thirty-one-letters";
+        tree.root.add_property(DeviceTreeProperty::new_unchecked(name, 1u32));
+        assert!(parse(&tree.to_dtb()).unwrap().root.property(name).is_some());
+        assert!(parse(b"no tree").is_err());
     }
 
     #[test]
