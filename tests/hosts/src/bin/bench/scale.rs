@@ -153,6 +153,8 @@ impl Supply {
 
     /// Donates `count` pages from `gfn` on, 2 MiB to 2 MiB, and gives the pools what they ask for.
     fn populate(&mut self, handle: u64, gfn: u64, count: u64) -> TestResult {
+        // As blocks: frames and addresses begin at a multiple of 2 MiB.
+        self.at = self.at.next_multiple_of(512);
         let pfn = self.take(count)?;
         let mut done = 0;
         while done < count {
