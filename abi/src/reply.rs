@@ -5,7 +5,7 @@ use core::fmt;
 macro_rules! statuses {
     ($( $(#[doc = $doc:literal])+ $name:ident = $value:literal, $c:ident; )+) => {
         /// Result of a call (x0, sign-extended).
-        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
         #[repr(i64)]
         pub enum Status { $( $(#[doc = $doc])+ $name = $value, )+ }
 
@@ -84,7 +84,7 @@ pub type Mask = u64;
 pub const NO_INDEX: u64 = u64::MAX;
 
 /// The answer of every call that names pages: x0 to x3.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Reply {
     /// x0: the verdict.
     pub status: Status,

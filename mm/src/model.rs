@@ -215,7 +215,7 @@ impl Model {
     }
 
     /// Out of a VM: scrubbed and the host's, at once or at the last unpin.
-    fn quarantine(&mut self, pfn: u64) {
+    pub fn quarantine(&mut self, pfn: u64) {
         let Some(frame) = self.frames.get_mut(&pfn) else { return };
         // What was private is scrubbed before a holder of an old pin may see it.
         let kept = Frame {

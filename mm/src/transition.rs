@@ -108,6 +108,10 @@ impl<'a, M: Machine> Mm<'a, M> {
         if entry.reread(&self.machine) != entry.descriptor {
             return Err(Refusal::FROZEN);
         }
+        // A leaf that stands is counted: this one went and came back around the look at the word.
+        if word.guest_leaves() == 0 {
+            return Err(Refusal::FROZEN);
+        }
         Ok(Seen::Frame { cell, word, frame })
     }
 

@@ -57,6 +57,7 @@ impl FakeMachine {
         let mut inner = self.lock();
         if let Some(frame) = inner.frame_mut(target.0) {
             frame.data.set(index, value);
+            frame.hosts_own &= vmid == Vmid::HOST;
             // A guest that writes its own code cleans up after itself.
             frame.icache_stale |= vmid == Vmid::HOST;
         }
@@ -75,6 +76,16 @@ impl FakeMachine {
     /// The host's store at a physical address.
     pub fn host_write(&self, pfn: Pfn, index: usize, value: u64) -> bool {
         self.write_at(Vmid::HOST, Ipa(pfn.base().0), index, value)
+    }
+
+    /// The host's store of data that no guest takes for instructions: both may do what they like with a shared page.
+    pub fn host_write_data(&self, pfn: Pfn, index: usize, value: u64) -> bool {
+        let stale = self.is_icache_stale(pfn);
+        let stored = self.host_write(pfn, index, value);
+        if let Some(frame) = self.lock().frame_mut(pfn.0) {
+            frame.icache_stale = stale;
+        }
+        stored
     }
 
     /// What a frame holds, as the hypervisor itself reads it.

@@ -183,7 +183,12 @@ impl Inner {
             let to_guest = state == private || state == shared;
             let changes_hands =
                 before != state && (state == host || to_guest && (before == host || before == parked));
-            if changes_hands && !self.frames[place].is_scrubbed() {
+            // A host that had a leaf all along may have stored something since the scrub.
+            let fit = match state == host {
+                true => self.frames[place].is_fit_for_host(),
+                false => self.frames[place].is_scrubbed(),
+            };
+            if changes_hands && !fit {
                 self.violation(format!(
                     "frame {pfn:#x} changed hands from state {before} with old contents in it or behind it, word {}",
                     describe(word)

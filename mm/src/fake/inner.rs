@@ -86,6 +86,7 @@ impl Inner {
         };
         let old = frame.data.get(index);
         frame.data.set(index, value);
+        frame.hosts_own = false;
         if old == value {
             return old;
         }
@@ -120,6 +121,7 @@ impl Inner {
                     frame.memory = frame.data.clone();
                 }
                 frame.data = Contents::filled(0);
+                frame.hosts_own = true;
                 frame.icache_stale = true;
                 frame.zeroed_by = Some(cpu);
             }

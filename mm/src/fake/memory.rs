@@ -47,6 +47,8 @@ pub(super) struct Frame {
     pub(super) memory: Contents,
     /// Somebody other than the guest that executes here has written since the last instruction-cache maintenance.
     pub(super) icache_stale: bool,
+    /// Whatever is not zero in it was stored by the host since it was zeroed.
+    pub(super) hosts_own: bool,
     /// CPU that zeroed the frame and has not executed a DSB since: a walker may still see what was here before.
     pub(super) zeroed_by: Option<usize>,
 }
@@ -54,12 +56,23 @@ pub(super) struct Frame {
 impl Frame {
     pub(super) fn new(pfn: u64) -> Self {
         let contents = Contents::filled(garbage(pfn ^ 1));
-        Self { data: contents.clone(), memory: contents, icache_stale: true, zeroed_by: None }
+        Self {
+            data: contents.clone(),
+            memory: contents,
+            icache_stale: true,
+            hosts_own: false,
+            zeroed_by: None,
+        }
     }
 
     /// Both views hold nothing but zeroes.
     pub(super) fn is_scrubbed(&self) -> bool {
         self.data.is_zero() && self.memory.is_zero()
+    }
+
+    /// Nobody finds anything in it that the host has not stored since it was zeroed.
+    pub(super) fn is_fit_for_host(&self) -> bool {
+        self.is_scrubbed() || self.hosts_own && self.memory.is_zero()
     }
 
     /// A dirty line hides different contents in memory.

@@ -4,10 +4,18 @@ use super::FakeMachine;
 use super::check::{Book, Moment};
 use super::event::Log;
 use super::inner::Inner;
+use crate::Pa;
 
 /// The machine at one moment, without its log. Two are equal if no future can tell them apart: times are kept as ranks.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Snapshot(Inner);
+
+impl Snapshot {
+    /// Entry `index` of the table at `table`, as a CPU reads it.
+    pub fn entry(&self, table: Pa, index: usize) -> u64 {
+        self.0.frame(table.frame().0).map_or(0, |frame| frame.data.get(index))
+    }
+}
 
 impl FakeMachine {
     /// What the machine is now; its log and its violations are forgotten.
@@ -71,7 +79,7 @@ impl Inner {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::{Ipa, Machine, Pa, Pfn, Vmid};
+    use crate::{Ipa, Machine, Pfn, Vmid};
 
     #[test]
     fn a_restored_machine_goes_on_as_before_and_equal_histories_are_equal() {

@@ -69,6 +69,8 @@ impl<'a, M: Machine> Mm<'a, M> {
                     self.set_host_leaf(cell, frame, word, word, Descriptor::page(scrap, Attr::HOST_DATA));
                     HostFault::Resume
                 }
+                // The VM has died since, and the frame is the host's again.
+                None if cell.load() != word => HostFault::Resume,
                 None => self.refuse_host(),
             },
         }

@@ -1,0 +1,16 @@
+//! Every interleaving of a few CPUs on two pages, on the real code and the adversarial machine.
+//!
+//! - [`tape`]: the real manager, run one CPU at a time, told what its accesses find.
+//! - [`space`]: memories and machines as numbered values, and what each step makes of them.
+//! - [`search`]: all orders of conflicting accesses, each state once; [`judge`]: whether an end may be.
+//! - [`calls`]: the world, the calls and the reference model beside them; [`fault`]: mistakes put in from outside.
+#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test stops where it fails")]
+
+pub mod books;
+pub mod calls;
+pub mod fault;
+pub mod judge;
+pub mod search;
+pub mod space;
+pub mod tape;
