@@ -79,8 +79,8 @@ impl Machine for Led {
     fn drop_instructions(&self) {
         act(&self.0, Act::IcacheAll);
     }
-    fn digest(&self, frame: Pfn) -> [u8; 32] {
-        self.0.digest(frame)
+    fn read_words(&self, frame: Pfn, first: usize) -> [u64; 32] {
+        self.0.read_words(frame, first)
     }
     fn dsb_ishst(&self) {
         act(&self.0, Act::DsbIshst);

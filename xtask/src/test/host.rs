@@ -44,6 +44,13 @@ const GROUPS: &[Group] = &[
         env: &[("TENURE_CASES", "3000")],
         when: When::Long,
     },
+    // Every interleaving of three CPUs on two pages; every test explores a part.
+    Group {
+        name: "host-three-cpus",
+        args: &["-p", "tenure-mm", "--test", "interleavings", "--", "--nocapture"],
+        env: &[("TENURE_CASES", "1")],
+        when: When::Long,
+    },
     Group {
         name: "host-fuzz",
         args: &["-p", "tenure-fuzz", "--test", "corpus"],
