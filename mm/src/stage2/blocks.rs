@@ -209,6 +209,7 @@ mod tests {
     #[derive(Default)]
     struct Plain(Mutex<BTreeMap<(u64, usize), u64>>);
 
+    #[allow(clippy::unwrap_used, reason = "a test stops where it fails")]
     impl Machine for Plain {
         fn read(&self, table: Pa, index: usize) -> u64 {
             self.0.lock().unwrap().get(&(table.0, index)).copied().unwrap_or(0)
@@ -222,7 +223,7 @@ mod tests {
         fn select_vmid(&self, vmid: Vmid) -> Vmid {
             vmid
         }
-        fn digest(&self, _: Pfn) -> [u8; 32] {
+        fn read_words(&self, _: Pfn, _: usize) -> [u64; 32] {
             [0; 32]
         }
         fn has_range_tlbi(&self) -> bool {
