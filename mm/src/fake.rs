@@ -4,8 +4,8 @@
 //! every translation that was ever walkable and keeps it until a TLBI that covers it *and* the issuing CPU's DSB ISH
 //! are through (Arm DDI 0487 D8.13); a table write that no DSB has followed is seen by a walker both as the old and as
 //! the new descriptor; table descriptors live on in walk caches; what is written stays in dirty lines, with the old
-//! contents in the memory behind, until it is cleaned. Since all TLB maintenance of [`Machine`] is broadcast and every
-//! CPU fills as fast as it can, the TLBs of all CPUs hold the same set, which is kept once.
+//! contents in the memory behind, until it is cleaned. Since all TLB maintenance of [`Machine`](crate::Machine) is
+//! broadcast and every CPU fills as fast as it can, the TLBs of all CPUs hold the same set, which is kept once.
 //!
 //! - [`FakeMachine::host_read`] and friends are the hostile accesses: they go through if anything stale permits them.
 //! - [`FakeMachine::check`] compares all that any CPU may reach with the page words: the promises of the design.
