@@ -333,6 +333,9 @@ pub const fn adopt(word: Word, vm: Slot, state: State) -> Word {
 /// A frame of a dying VM, or one that a plain VM only mapped, loses its leaf with the whole block around it: what it is
 /// until its own turn comes. One that the host holds pinned cannot be parked: its holder must find it.
 pub fn uproot(word: Word, vm: Slot) -> Word {
+    if word.is_sole(State::Private, vm) {
+        return word.fresh_without_leaf(State::Quarantine, vm).with_scrub(true);
+    }
     let bare = word.remove_guest_leaf().unwrap_or(word);
     match word.state() {
         State::Host => bare,

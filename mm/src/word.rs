@@ -131,6 +131,19 @@ impl Word {
         Self(word)
     }
 
+    /// In `state`, owned by `owner`, thawed, with one guest leaf and no other reference.
+    #[inline(always)]
+    pub const fn is_sole(self, state: State, owner: Slot) -> bool {
+        let leaf = page::GUEST_LEAVES.set(0, 1);
+        self.0 & !page::VERSION.mask() == page::OWNER.set(state as u64, owner.0 as u64) | leaf
+    }
+
+    /// As [`Word::fresh`], after the guest leaf has gone.
+    #[inline(always)]
+    pub const fn fresh_without_leaf(self, state: State, owner: Slot) -> Self {
+        self.next_version().fresh(state, owner)
+    }
+
     /// A scrub is owed.
     pub const fn owes_scrub(self) -> bool {
         self.flag(page::SCRUB)

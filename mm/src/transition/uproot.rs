@@ -134,7 +134,8 @@ impl<'a, M: Machine> Mm<'a, M> {
         };
         entry.write(&self.machine, Descriptor::INVALID);
         tlb::flush_vmid(&self.machine, vm.vmid());
-        block.publish(|word| state::uproot(word, vm.slot()));
+        let slot = vm.slot();
+        block.publish(|word| state::uproot(word, slot));
         inner.teardown = Teardown::Block { first, done: 0, next: first_of(next) + ENTRIES };
         Uprooted::Block
     }
