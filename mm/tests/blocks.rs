@@ -88,9 +88,9 @@ fn a_range_that_begins_before_a_block_takes_pages_up_to_it_then_blocks() {
 fn page_by_page_it_comes_to_the_same_and_is_merged_when_it_is_whole() {
     let mut world = world();
     let first = world.frame(0);
-    for page in (0..BLOCK).step_by(128) {
+    for page in (0..BLOCK).step_by(100) {
         assert_eq!(level(&world, 0, GFN), if page == 0 { 2 } else { 3 });
-        donate(&mut world, 0, GFN + page, first.offset(page), 128);
+        donate(&mut world, 0, GFN + page, first.offset(page), (BLOCK - page).min(100));
     }
     assert_eq!(level(&world, 0, GFN), 2);
     let pages = world.word(first.offset(17)).raw();
@@ -353,10 +353,10 @@ fn the_hosts_block_is_not_merged_over_a_guests_page() {
 fn a_walk_that_holds_a_merged_table_starts_again() {
     let mut world = world();
     let first = world.frame(0);
-    donate(&mut world, 0, GFN, first, 256);
+    donate(&mut world, 0, GFN, first, 250);
     let mut cursor = Cursor::new(world.vm(0).unwrap().root().unwrap());
     assert!(cursor.entry(world.fake(), Gfn(GFN + 3)).is_leaf());
-    donate(&mut world, 0, GFN + 256, first.offset(256), 256);
+    donate(&mut world, 0, GFN + 250, first.offset(250), 262);
     assert_eq!(level(&world, 0, GFN), 2);
     assert!(cursor.entry(world.fake(), Gfn(GFN + 3)).descriptor.is_moving());
 }
