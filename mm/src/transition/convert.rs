@@ -236,6 +236,15 @@ impl<'a, M: Machine> Mm<'a, M> {
             Ok(Seen::Empty(_)) => return None,
             Err(refusal) => return Some(refusal.at(0)),
         };
+        let quick = match op {
+            Convert::Share => Some(Quick::share(vm.slot())),
+            // REVOKE leaves scrap behind.
+            Convert::Unshare { how, .. } => (!how.revoke).then(|| Quick::unshare(vm.slot(), false)),
+        };
+        if let Some(quick) = quick.filter(|quick| quick.matches(word)) {
+            let swapped = cell.swap(word, quick.next(word));
+            return Some(if swapped.is_ok() { Reply::done(1) } else { Refusal::FROZEN.at(0) });
+        }
         let (next, reply) = match op.step(word, vm) {
             Ok(Step::Publish(next)) => (next, Reply::done(1)),
             Ok(Step::Drain(next)) => {
