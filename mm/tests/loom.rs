@@ -146,6 +146,12 @@ impl Machine for LoomMachine {
     fn tlbi_ipas2e1is(&self, _: Ipa) {
         self.tables.lock().unwrap().stale.iter_mut().for_each(|(_, invalidated)| *invalidated = true);
     }
+    fn has_range_tlbi(&self) -> bool {
+        false
+    }
+    fn tlbi_ripas2e1is(&self, first: Ipa, _: u64) {
+        self.tlbi_ipas2e1is(first);
+    }
     fn tlbi_vmalle1is(&self) {}
     fn tlbi_vmalls12e1is(&self) {
         self.tlbi_ipas2e1is(Ipa(0));
