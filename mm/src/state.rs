@@ -100,8 +100,8 @@ pub struct UnshareHow {
 
 /// The common case of a verdict, as a comparison: a word that `mask` cuts down to `want` becomes `word ^ flip`.
 ///
-/// It says what [`share`] and [`unshare`] say, in three instructions, for long ranges; whatever does not match is
-/// theirs to judge. A test compares the two.
+/// It says what [`share`] and [`unshare`] say, in three instructions; whatever does not match is theirs to judge. A test
+/// compares the two.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Quick {
     mask: u64,
@@ -119,22 +119,16 @@ impl Quick {
         Self { mask: Self::WHOSE | page::SCRAP.mask(), want, flip: Self::BETWEEN }
     }
 
-    /// A shared page without pins and DMA leaves is taken back; with or without a host leaf, which goes.
-    pub const fn unshare(vm: Slot, host_leaf: bool) -> Self {
-        let pins = page::CPU_PINS.mask() | page::DMA_PINS.mask() | page::HYP_PINS.mask();
+    /// A shared page is taken back: one with a host leaf where `how` lets that go, else one without. It has no pins, but
+    /// for CPU pins that REVOKE alone overrides.
+    pub const fn unshare(vm: Slot, how: UnshareHow) -> Self {
+        let cpu_pins = if how.revoke && !how.drain { 0 } else { page::CPU_PINS.mask() };
+        let pins = cpu_pins | page::DMA_PINS.mask() | page::HYP_PINS.mask();
         let leaves = page::DMA_LEAVES.mask() | page::HOST_LEAF.mask();
-        let leaf = if host_leaf { page::HOST_LEAF.mask() } else { 0 };
+        let scrap = if how.revoke { page::SCRAP.mask() } else { 0 };
+        let leaf = if how.revoke || how.consent { page::HOST_LEAF.mask() } else { 0 };
         let want = page::OWNER.set(State::Shared as u64, vm.0 as u64) | leaf;
-        Self { mask: Self::WHOSE | pins | leaves, want, flip: Self::BETWEEN | leaf }
-    }
-
-    /// A shared page without DMA pins and DMA leaves is revoked, whatever CPU pins it has: scrap may stand for it.
-    pub const fn revoke(vm: Slot, host_leaf: bool) -> Self {
-        let uses = page::DMA_PINS.mask() | page::HYP_PINS.mask() | page::DMA_LEAVES.mask();
-        let leaf = if host_leaf { page::HOST_LEAF.mask() } else { 0 };
-        let want = page::OWNER.set(State::Shared as u64, vm.0 as u64) | leaf;
-        let mask = Self::WHOSE | uses | page::HOST_LEAF.mask() | page::SCRAP.mask();
-        Self { mask, want, flip: Self::BETWEEN | leaf | page::SCRAP.mask() }
+        Self { mask: Self::WHOSE | pins | leaves | scrap, want, flip: Self::BETWEEN | leaf | scrap }
     }
 
     /// A page that is in `state` already, where a call is made again: it stays as it is.
@@ -155,11 +149,38 @@ impl Quick {
         word.flipped(self.flip)
     }
 
+    /// The bits that change.
+    pub const fn flip(self) -> u64 {
+        self.flip
+    }
+
     /// Carries that change out.
     #[inline(always)]
     pub(crate) fn publish(self, page: Frozen<'_>) {
         page.publish_flipped(self.flip);
     }
+}
+
+/// Numbers that [`kind`] gives: less than this.
+pub const KINDS: usize = 1 << 8;
+
+/// What the verdict on a conversion ([`share`], [`unshare`]) depends on, as a number: what a conversion changes in one
+/// word of a kind, it changes in all. `None` for words that are judged one by one: another VM's, frozen ones, and those
+/// with references that a page of a guest rarely has.
+///
+/// A test compares it with the verdicts.
+#[inline(always)]
+pub const fn kind(word: Word, vm: Slot) -> Option<usize> {
+    let rare = page::FROZEN.mask() | page::SCRUB.mask() | page::FIRMWARE.mask();
+    let rare = rare | page::OWNER.mask() | page::DMA_LEAVES.mask() | page::HYP_PINS.mask();
+    if word.raw() & rare != page::OWNER.set(0, vm.0 as u64) {
+        return None;
+    }
+    let flags = page::STATE.mask() | page::WAITER.mask() | page::HOST_LEAF.mask() | page::SCRAP.mask();
+    // In the places of two flags that are not set.
+    let cpu = (word.cpu_pins() > 0) as u64 * page::FROZEN.mask();
+    let dma = (word.dma_pins() > 0) as u64 * page::SCRUB.mask();
+    Some((word.raw() & flags | cpu | dma) as usize)
 }
 
 /// What a fault of the host, or its wish to map, needs.

@@ -33,6 +33,11 @@ impl<'m, M: Machine> Flush<'m, M> {
         Self { machine, former, whole, issued: 0, first: 0, pages: 0 }
     }
 
+    /// Everything of the VMID goes: no page need be named.
+    pub fn is_whole(&self) -> bool {
+        self.whole
+    }
+
     /// Names a page, or the first page of a block, whose descriptor was made invalid.
     pub fn page(&mut self, frame: Pfn) {
         self.run(frame, 1);

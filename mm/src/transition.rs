@@ -19,6 +19,7 @@ mod host;
 mod map;
 mod measure;
 mod pin;
+mod plan;
 mod pools;
 mod reclaim;
 mod run;

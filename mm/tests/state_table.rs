@@ -181,65 +181,91 @@ fn the_last_unpin_ends_a_drain_once() {
     assert_eq!(state::unpin(done, page::CPU_PINS).unwrap_err().status, Status::Denied);
 }
 
-#[test]
-fn the_quick_verdict_is_the_verdict() {
-    // Every field empty, one, or full, with every combination of the rest.
+/// Every combination of flags, of states and owners, and of counts that are empty or not.
+fn every_word() -> impl Iterator<Item = Word> {
     let mut words = vec![0u64];
     for (_, field) in page::FIELDS {
         let values: Vec<u64> = match field.bits {
-            1 => vec![0, 1],
             3 => (0..7).collect(),
             8 if *field == page::OWNER => vec![0, 1, 2],
             _ => vec![0, 1],
         };
         words = words.iter().flat_map(|word| values.iter().map(|value| field.set(*word, *value))).collect();
     }
-    let (mut shared, mut taken, mut done) = (0, 0, 0);
-    for word in words.into_iter().map(Word::from_raw) {
+    words.into_iter().map(Word::from_raw)
+}
+
+/// Every way to take a page back, by number.
+fn how(bits: usize) -> UnshareHow {
+    let has = |bit: u32| bits >> bit & 1 != 0;
+    UnshareHow { drain: has(0), wait: has(1), revoke: has(2), consent: has(3) }
+}
+
+#[test]
+fn the_quick_verdict_is_the_verdict() {
+    let (mut shared, mut taken, mut done) = (0, [0; 16], 0);
+    for word in every_word() {
+        let is_shared = state::Quick::already(ME, State::Shared);
+        if is_shared.matches(word) {
+            done += 1;
+            assert_eq!(state::share(word, ME), Ok(state::Share::Already), "{word:?}");
+        }
+        let is_private = state::Quick::already(ME, State::Private);
+        for bits in (0..16).filter(|_| is_private.matches(word)) {
+            done += 1;
+            assert_eq!(state::unshare(word, ME, how(bits)), Ok(state::Unshare::Already), "{word:?}");
+        }
+        assert_eq!((is_shared.next(word), is_private.next(word)), (word, word));
         let quick = state::Quick::share(ME);
         if quick.matches(word) {
             shared += 1;
             assert_eq!(state::share(word, ME), Ok(state::Share::Swap(quick.next(word))), "{word:?}");
         }
-        let quick = state::Quick::unshare(ME, false);
-        if quick.matches(word) {
-            taken += 1;
-            assert_eq!(
-                state::unshare(word, ME, PLAIN),
-                Ok(state::Unshare::Swap(quick.next(word))),
-                "{word:?}"
-            );
-        }
-        let quick = state::Quick::unshare(ME, true);
-        if quick.matches(word) {
-            taken += 1;
-            let consent = UnshareHow { consent: true, ..PLAIN };
-            let verdict = state::unshare(word, ME, consent);
-            assert_eq!(verdict, Ok(state::Unshare::DropHostLeaf(quick.next(word))), "{word:?}");
-        }
-        for leaf in [false, true] {
-            let quick = state::Quick::revoke(ME, leaf);
+        for bits in 0..16 {
+            let how = how(bits);
+            let quick = state::Quick::unshare(ME, how);
             if quick.matches(word) {
-                taken += 1;
-                let revoke = UnshareHow { revoke: true, ..PLAIN };
-                let verdict = state::unshare(word, ME, revoke);
-                assert_eq!(verdict, Ok(state::Unshare::DropHostLeaf(quick.next(word))), "{word:?}");
-                assert_eq!(word.has_host_leaf(), leaf);
-            }
-        }
-        let quick = state::Quick::already(ME, State::Shared);
-        if quick.matches(word) {
-            done += 1;
-            assert_eq!(state::share(word, ME), Ok(state::Share::Already), "{word:?}");
-            assert_eq!(quick.next(word), word);
-        }
-        let quick = state::Quick::already(ME, State::Private);
-        if quick.matches(word) {
-            done += 1;
-            for how in [PLAIN, UnshareHow { drain: true, ..PLAIN }, UnshareHow { revoke: true, ..PLAIN }] {
-                assert_eq!(state::unshare(word, ME, how), Ok(state::Unshare::Already), "{word:?}");
+                taken[bits] += 1;
+                let next = quick.next(word);
+                let verdict = match how.revoke || how.consent {
+                    true => state::Unshare::DropHostLeaf(next),
+                    false => state::Unshare::Swap(next),
+                };
+                assert_eq!(state::unshare(word, ME, how), Ok(verdict), "{how:?} {word:?}");
             }
         }
     }
-    assert!(shared > 0 && taken > 0 && done > 0);
+    assert!(shared > 0 && done > 0 && taken.iter().all(|&count| count > 0));
+}
+
+#[test]
+fn words_of_one_kind_change_alike() {
+    let change = |word: Word, bits: usize| {
+        let next = match bits {
+            16 => match state::share(word, ME)? {
+                state::Share::Already => (word, false),
+                state::Share::Swap(next) => (next, false),
+                state::Share::DropScrap(next) => (next, true),
+            },
+            _ => match state::unshare(word, ME, how(bits))? {
+                state::Unshare::Already => (word, false),
+                state::Unshare::Swap(next) | state::Unshare::Drain(next) => (next, false),
+                state::Unshare::DropHostLeaf(next) => (next, true),
+            },
+        };
+        Ok::<_, state::Refusal>((word.raw() ^ next.0.raw(), next.1))
+    };
+    let mut seen = std::collections::BTreeMap::new();
+    let mut kinds = std::collections::BTreeSet::new();
+    for word in every_word() {
+        let Some(kind) = state::kind(word, ME) else { continue };
+        assert!(kind < state::KINDS);
+        kinds.insert(kind);
+        for bits in 0..=16 {
+            let change = change(word, bits).ok();
+            assert_eq!(*seen.entry((kind, bits)).or_insert(change), change, "{word:?} {bits:#x}");
+        }
+    }
+    // Seven states, three flags, two sorts of pins.
+    assert_eq!(kinds.len(), 7 * 8 * 4);
 }

@@ -209,8 +209,10 @@ impl Model {
         let count = if owner.protected { count.min(1) } else { count };
         match to {
             status::SHARED => self.share(vm, gfn, count),
-            // The host's own wish is its consent: EL2 drops its leaf.
-            status::PRIVATE => self.take_back(vm, gfn, count, How { consent: true, ..How::default() }),
+            // The host's own wish is its consent: EL2 drops its leaf. What may be an image is cleaned: a chunk at a time.
+            status::PRIVATE => {
+                self.take_back(vm, gfn, count.min(CHUNK), How { consent: true, ..How::default() })
+            }
             _ => Expect::refused(Status::Invalid),
         }
     }

@@ -43,6 +43,12 @@ impl Entry {
         self.descriptor.is_leaf(self.level)
     }
 
+    /// Has no frame, and says what the address is without one.
+    #[inline]
+    pub const fn is_status(&self) -> bool {
+        !self.descriptor.is_valid() && !self.descriptor.is_moving()
+    }
+
     /// The frame that a leaf maps `gfn` to.
     #[inline]
     pub const fn frame_of(&self, gfn: Gfn) -> Pfn {
@@ -54,6 +60,12 @@ impl Entry {
     #[inline]
     pub const fn span(&self) -> u64 {
         frames_per_entry(self.level)
+    }
+
+    /// Frames from `gfn` on that the entry decides about.
+    #[inline]
+    pub const fn rest(&self, gfn: Gfn) -> u64 {
+        if self.level == LEAF_LEVEL { 1 } else { self.span() - (gfn.0 & (self.span() - 1)) }
     }
 
     /// First address that the entry decides about, given one of them.

@@ -1,19 +1,25 @@
 //! Share and unshare: the guest's calls, the host's consent to them, and conversions by the host where it may.
 
+use core::ops::Range;
+
 use tenure_abi::MAX_ATOMIC_PAGES;
 use tenure_abi::flags::{status, unshare as flags};
-use tenure_abi::page::State;
 use tenure_abi::reply::{Reply, Status};
 
-use super::{Held, Seen, hold};
-use crate::addr::{Gfn, checked_end};
+use super::plan::{Common, Contents, Convert, Plan, Step};
+use super::{Held, PageRun, Seen, hold};
+use crate::addr::{Gfn, Pfn, checked_end};
 use crate::machine::Machine;
 use crate::manager::{Mm, SCRUB_CHUNK};
-use crate::stage2::guest::{Cursor, Entry, ensure, tables_needed, walk};
+use crate::stage2::guest::{Cursor, tables_needed};
 use crate::stage2::{Descriptor, GUEST_FRAMES, LEAF_LEVEL};
-use crate::state::{self, Quick, Refusal, Share, UnshareHow};
-use crate::vm::{Slot, Vm};
-use crate::word::{Frozen, Word};
+use crate::state::{self, Quick, Refusal, UnshareHow};
+use crate::tlb::WHOLE_VMID;
+use crate::vm::Vm;
+use crate::word::Frozen;
+
+/// Pages that one entry to EL2 makes private as an image: each is cleaned to the point of coherency.
+const IMAGE_CHUNK: u64 = 32;
 
 /// Checked flags of an unshare.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -45,106 +51,6 @@ impl Unshare {
             consent: false,
         };
         Ok(Self { how, zero: has(flags::ZERO) })
-    }
-}
-
-/// A conversion of a range.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Convert {
-    Share,
-    Unshare { how: UnshareHow, contents: Contents },
-}
-
-/// What happens to the contents of a page that becomes private.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Contents {
-    /// They stay.
-    Keep,
-    /// They are zeroed.
-    Zero,
-    /// They stay, and a guest with its caches off may read and run them: what the host wrote as an image.
-    Image,
-}
-
-/// What one word needs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Step {
-    Publish(Word),
-    DropHostLeaf(Word),
-    Drain(Word),
-}
-
-/// A common case and what it needs.
-#[derive(Clone, Copy)]
-struct Run {
-    quick: Quick,
-    /// The host's leaves go.
-    drops: bool,
-    /// The contents go.
-    zero: bool,
-}
-
-impl Convert {
-    fn step(self, word: Word, vm: &Vm) -> Result<Step, Refusal> {
-        Ok(match self {
-            Self::Share => match state::share(word, vm.slot())? {
-                Share::Already => Step::Publish(word),
-                Share::Swap(next) => Step::Publish(next),
-                Share::DropScrap(next) => Step::DropHostLeaf(next),
-            },
-            Self::Unshare { how, .. } => match state::unshare(word, vm.slot(), how)? {
-                state::Unshare::Already => Step::Publish(word),
-                state::Unshare::Swap(next) => Step::Publish(next),
-                state::Unshare::DropHostLeaf(next) if word.has_host_leaf() => Step::DropHostLeaf(next),
-                state::Unshare::DropHostLeaf(next) => Step::Publish(next),
-                state::Unshare::Drain(next) => Step::Drain(next),
-            },
-        })
-    }
-
-    fn contents(self) -> Contents {
-        match self {
-            Self::Share => Contents::Keep,
-            Self::Unshare { contents, .. } => contents,
-        }
-    }
-
-    /// The common cases of this conversion, the most common first: pages that it changes, and, for a call that is made
-    /// again when the host has consented, pages that have changed.
-    fn runs(self, vm: &Vm) -> [Option<Run>; 3] {
-        let slot = vm.slot();
-        let run = |quick| Some(Run { quick, drops: false, zero: false });
-        match self {
-            Self::Share => [run(Quick::share(slot)), run(Quick::already(slot, State::Shared)), None],
-            Self::Unshare { how, contents } => {
-                let already = run(Quick::already(slot, State::Private));
-                let zero = contents == Contents::Zero;
-                let both = |quick: fn(Slot, bool) -> Quick| {
-                    let with_leaf = Run { quick: quick(slot, true), drops: true, zero };
-                    [Some(with_leaf), Some(Run { quick: quick(slot, false), drops: false, zero }), already]
-                };
-                match how {
-                    _ if contents == Contents::Image => [already, None, None],
-                    UnshareHow { revoke: true, drain: true, .. } => [already, None, None],
-                    UnshareHow { revoke: true, .. } => both(Quick::revoke),
-                    UnshareHow { consent: true, .. } => both(Quick::unshare),
-                    _ => {
-                        let plain = Run { quick: Quick::unshare(slot, false), drops: false, zero };
-                        [Some(plain), already, None]
-                    }
-                }
-            }
-        }
-    }
-
-    /// The status that an unpopulated address has afterwards.
-    fn address_status(self, before: u64) -> Result<u64, Refusal> {
-        match (self, before) {
-            (Self::Share, status::PRIVATE | status::SHARED | status::RELINQUISHED) => Ok(status::SHARED),
-            (Self::Unshare { .. }, status::SHARED | status::PRIVATE) => Ok(status::PRIVATE),
-            (Self::Unshare { .. }, status::RELINQUISHED) => Ok(status::RELINQUISHED),
-            _ => Err(Refusal::UNPOPULATED),
-        }
     }
 }
 
@@ -223,7 +129,7 @@ impl<'a, M: Machine> Mm<'a, M> {
                 self.convert(vm, gfn, count, op)
             }
             Contents::Zero => self.convert(vm, gfn, count.min(SCRUB_CHUNK), op),
-            Contents::Image => self.convert(vm, gfn, count, op),
+            Contents::Image => self.convert(vm, gfn, count.min(IMAGE_CHUNK), op),
         }
     }
 
@@ -239,13 +145,15 @@ impl<'a, M: Machine> Mm<'a, M> {
         let quick = match op {
             Convert::Share => Some(Quick::share(vm.slot())),
             // REVOKE leaves scrap behind.
-            Convert::Unshare { how, .. } => (!how.revoke).then(|| Quick::unshare(vm.slot(), false)),
+            Convert::Unshare { how, .. } => {
+                (!how.revoke).then(|| Quick::unshare(vm.slot(), UnshareHow::default()))
+            }
         };
         if let Some(quick) = quick.filter(|quick| quick.matches(word)) {
             let swapped = cell.swap(word, quick.next(word));
             return Some(if swapped.is_ok() { Reply::done(1) } else { Refusal::FROZEN.at(0) });
         }
-        let (next, reply) = match op.step(word, vm) {
+        let (next, reply) = match op.step(word, vm.slot()) {
             Ok(Step::Publish(next)) => (next, Reply::done(1)),
             Ok(Step::Drain(next)) => {
                 let mask = state::uses_mask(word);
@@ -264,166 +172,182 @@ impl<'a, M: Machine> Mm<'a, M> {
     fn convert(&self, vm: &Vm, gfn: Gfn, count: u64, op: Convert) -> Reply {
         let count = count.min(MAX_ATOMIC_PAGES);
         let Some(root) = vm.root() else { return Refusal::UNPOPULATED.at(0) };
-        let mut cursor = Cursor::new(root);
         let mut held = Held::new();
-        let mut empty = 0u64;
-        let mut leaves = 0u64;
-        let mut drain = None;
-        let mut quick_pages = 0;
-        let runs = op.runs(vm);
-        loop {
-            let before = quick_pages;
-            for run in runs.iter().flatten() {
-                let rest = count - quick_pages;
-                let frozen = self.freeze_run(vm, gfn.offset(quick_pages), rest, run.quick, &mut held);
-                leaves += if run.drops { frozen } else { 0 };
-                quick_pages += frozen;
-                if frozen == count {
-                    self.publish_run(run.quick, run.drops, run.zero, &mut held);
-                    return Reply::done(count);
-                }
-                if quick_pages == count {
-                    self.publish_mixed(&runs, leaves, &mut held);
-                    return Reply::done(count);
-                }
-            }
-            if quick_pages == before {
-                break;
-            }
+        let mut cursor = Cursor::new(root);
+        let [mut common, already] = op.common(vm.slot());
+        let mut run = |Common { quick, .. }| {
+            self.freeze_run(&mut cursor, gfn, count, &mut held, move |_, word| quick.matches(word))
+        };
+        let mut frozen = run(common);
+        if frozen == 0 {
+            common = already;
+            frozen = run(common);
         }
-        for index in quick_pages..count {
-            let seen = match self.look(&mut cursor, gfn.offset(index)) {
-                Ok(seen) => seen,
-                Err(refusal) => return refusal.at(index),
-            };
-            let verdict = match seen {
-                Seen::Frame { cell, word, frame } => op.step(word, vm).and_then(|step| {
-                    match step {
-                        Step::Publish(_) => {}
-                        Step::DropHostLeaf(_) => leaves += 1,
-                        Step::Drain(_) => drain = drain.or(Some((index, state::uses_mask(word)))),
-                    }
-                    hold(&mut held, cell, frame, word, word)
-                }),
-                Seen::Empty(entry) => {
-                    empty += 1;
-                    op.address_status(entry.descriptor.address_status()).map(|_| ())
-                }
-            };
-            if let Err(refusal) = verdict {
-                return refusal.at(index);
-            }
+        if frozen < count {
+            return self.convert_mixed(vm, gfn, count, op, common, &mut cursor, &mut held);
         }
-        if empty == 0 {
-            self.commit(vm, op, &mut held, leaves);
-        } else if let Err(reply) = self.convert_with_addresses(vm, gfn, count, op, empty, &mut held, leaves) {
-            return reply;
+        if common.drops {
+            self.drop_host_leaves(held.iter().map(Frozen::frame), count);
         }
-        match drain {
-            Some((first, mask)) => Reply { status: Status::Pending, done: count, first, mask },
-            None => Reply::done(count),
-        }
-    }
-
-    /// Publishes a range in which every page is one of the common cases, `leaves` of them with a host leaf that goes.
-    #[inline(never)]
-    fn publish_mixed(&self, runs: &[Option<Run>; 3], leaves: u64, held: &mut Held<'_>) {
-        let run_of = |page: &Frozen<'_>| runs.iter().flatten().find(|run| run.quick.matches(page.before()));
-        if leaves > 0 {
-            let dropping = held.iter().filter(|page| run_of(page).is_some_and(|run| run.drops));
-            self.drop_host_leaves(dropping.map(Frozen::frame), leaves);
-        }
-        let zeroed = held.iter().filter(|page| run_of(page).is_some_and(|run| run.zero)).map(Frozen::frame);
-        if zeroed.clone().next().is_some() {
-            self.scrub_all(zeroed);
+        if common.quick.flip() != 0 {
+            self.commit_contents(op, held.iter().map(Frozen::frame));
         }
         for page in held.drain(..) {
-            match run_of(&page) {
-                Some(run) => run.quick.publish(page),
-                // It was frozen because one matched.
-                None => drop(page),
-            }
+            common.quick.publish(page);
         }
+        Reply::done(count)
     }
 
-    /// As [`Mm::commit`], for a range of which `empty` addresses have no frame: their status changes as well.
+    /// Goes on behind the pages of a common case that are held.
     #[allow(clippy::too_many_arguments, reason = "the parts of one transition")]
-    fn convert_with_addresses(
+    #[inline(never)]
+    fn convert_mixed(
         &self,
         vm: &Vm,
         gfn: Gfn,
         count: u64,
         op: Convert,
-        empty: u64,
+        common: Common,
+        cursor: &mut Cursor,
+        held: &mut Held<'a>,
+    ) -> Reply {
+        let mut plan = Plan::new(op, vm.slot(), common);
+        let mut near = PageRun::new(&self.frames);
+        let mut index = held.len() as u64;
+        while index < count {
+            let at = gfn.offset(index);
+            let entry = cursor.entry(&self.machine, at);
+            let place = held.len();
+            let mut pages = 1;
+            let frozen = match entry.is_leaf() {
+                true => self.freeze_leaf(&mut near, entry, at, |word| plan.judge(place, word).is_ok()),
+                false => None,
+            };
+            let verdict = match frozen {
+                Some(page) => held.try_push(page).map_err(|_| Refusal::INVALID),
+                None if entry.is_status() => {
+                    pages = entry.rest(at).min(count - index);
+                    plan.judge_addresses(index, pages, entry.descriptor.address_status())
+                }
+                None => self.hold_moved(cursor, at, index, &mut plan, held),
+            };
+            if let Err(refusal) = verdict {
+                return refusal.at(index);
+            }
+            index += pages;
+        }
+        let draining = plan.draining(held);
+        if plan.empty().len() == 0 {
+            self.commit(&plan, held);
+        } else if let Err(reply) = self.convert_with_addresses(vm, gfn, count, &plan, held) {
+            return reply;
+        }
+        match draining {
+            Some((first, mask)) => Reply { status: Status::Pending, done: count, first, mask },
+            None => Reply::done(count),
+        }
+    }
+
+    /// Freezes a page that is not admitted, or does not stand still, or says why not.
+    #[inline(never)]
+    fn hold_moved(
+        &self,
+        cursor: &mut Cursor,
+        at: Gfn,
+        index: u64,
+        plan: &mut Plan,
+        held: &mut Held<'a>,
+    ) -> Result<(), Refusal> {
+        match self.look(cursor, at)? {
+            Seen::Frame { cell, word, frame } => {
+                plan.judge(held.len(), word)?;
+                hold(held, cell, frame, word, word)
+            }
+            Seen::Empty(entry) => plan.judge_addresses(index, 1, entry.descriptor.address_status()),
+        }
+    }
+
+    /// As [`Mm::commit`], for a range with addresses that have no frame: their status changes as well.
+    fn convert_with_addresses(
+        &self,
+        vm: &Vm,
+        gfn: Gfn,
+        count: u64,
+        plan: &Plan,
         held: &mut Held<'_>,
-        leaves: u64,
     ) -> Result<(), Reply> {
         let mut inner = vm.lock();
         let Some(root) = vm.root() else { return Err(Refusal::UNPOPULATED.at(0)) };
+        let op = plan.op();
+        let mut cursor = Cursor::new(root);
         let mut changes = false;
-        let mut still_empty = 0u64;
-        for index in 0..count {
-            let entry = walk(&self.machine, root, gfn.offset(index));
-            if entry.is_leaf() {
-                continue;
+        // Neighbours have one status as a rule.
+        let mut last = None;
+        for Range { start: mut index, end } in plan.empty() {
+            while index < end {
+                let at = gfn.offset(index);
+                let entry = cursor.entry(&self.machine, at);
+                // A frame that came since is a transition in flight. (Those that were there stand still, frozen.)
+                if !entry.is_status() {
+                    return Err(Refusal::FROZEN.at(index));
+                }
+                if last != Some(entry.descriptor) {
+                    let before = entry.descriptor.address_status();
+                    changes |= op.address_status(before).map_err(|refusal| refusal.at(index))? != before;
+                    last = Some(entry.descriptor);
+                }
+                index += entry.rest(at);
             }
-            still_empty += 1;
-            let before = entry.descriptor.address_status();
-            changes |= op.address_status(before).map_err(|refusal| refusal.at(index))? != before;
-        }
-        // Frames that were there are frozen and stand still; one that came since is a transition in flight.
-        if still_empty != empty {
-            return Err(Refusal::FROZEN.at(0));
         }
         if changes && inner.pool.free() < tables_needed(&self.machine, root, gfn, count, LEAF_LEVEL) {
             return Err(Refusal::VM_POOL.whole());
         }
-        self.commit(vm, op, held, leaves);
+        self.commit(plan, held);
         if changes {
-            for index in 0..count {
-                let at = gfn.offset(index);
-                let Some(entry) = ensure(&self.machine, &mut inner.pool, root, at, LEAF_LEVEL) else { break };
-                rewrite(&self.machine, entry, op);
+            let mut last = (None, Descriptor::INVALID);
+            for index in plan.empty().flatten() {
+                let Some(entry) = cursor.ensure(&self.machine, &mut inner.pool, gfn.offset(index)) else {
+                    break;
+                };
+                if last.0 != Some(entry.descriptor) {
+                    let before = entry.descriptor.address_status();
+                    let after = op.address_status(before).unwrap_or(before);
+                    last = (Some(entry.descriptor), Descriptor::status(after));
+                }
+                entry.write(&self.machine, last.1);
             }
             self.machine.dsb_ishst();
         }
         Ok(())
     }
 
-    fn commit(&self, vm: &Vm, op: Convert, held: &mut Held<'_>, leaves: u64) {
-        let contents = op.contents();
-        if leaves > 0 {
-            let dropping = held
-                .iter()
-                .filter(|page| matches!(op.step(page.before(), vm), Ok(Step::DropHostLeaf(_))))
-                .map(Frozen::frame);
-            self.drop_host_leaves(dropping, leaves);
-        }
-        if contents != Contents::Keep {
-            let fresh =
-                held.iter().filter(|page| op.step(page.before(), vm) != Ok(Step::Publish(page.before())));
-            match contents {
-                Contents::Zero => self.scrub_all(fresh.map(Frozen::frame)),
-                _ => fresh.for_each(|page| {
-                    self.machine.clean_to_poc(page.frame());
-                    self.machine.sync_icache(page.frame());
-                }),
+    fn commit(&self, plan: &Plan, held: &mut Held<'_>) {
+        let changes = || held.iter().zip(plan.changes());
+        if plan.drops_any() {
+            let dropping = changes().filter(|(_, change)| change.drops()).map(|(page, _)| page.frame());
+            // More would make no difference.
+            let leaves = dropping.clone().take(WHOLE_VMID as usize + 1).count() as u64;
+            if leaves > 0 {
+                self.drop_host_leaves(dropping, leaves);
             }
         }
-        for page in held.drain(..) {
-            match op.step(page.before(), vm) {
-                Ok(Step::Publish(next) | Step::DropHostLeaf(next) | Step::Drain(next)) => page.publish(next),
-                // The verdict is a function of the word, which was frozen: it was not a refusal before.
-                Err(_) => drop(page),
-            }
+        let changed = changes().filter(|(_, change)| plan.flip(*change) != 0);
+        self.commit_contents(plan.op(), changed.map(|(page, _)| page.frame()));
+        for (page, change) in held.drain(..).zip(plan.changes()) {
+            page.publish_flipped(plan.flip(change));
         }
     }
-}
 
-fn rewrite<M: Machine>(machine: &M, entry: Entry, op: Convert) {
-    if !entry.descriptor.is_valid()
-        && let Ok(after) = op.address_status(entry.descriptor.address_status())
-    {
-        entry.write(machine, Descriptor::status(after));
+    /// What the contents of pages that become private need.
+    fn commit_contents(&self, op: Convert, fresh: impl Iterator<Item = Pfn>) {
+        match op.contents() {
+            Contents::Keep => {}
+            Contents::Zero => self.scrub_all(fresh),
+            Contents::Image => {
+                fresh.for_each(|frame| self.machine.clean_to_poc(frame));
+                self.machine.dsb_ish();
+                self.machine.drop_instructions();
+            }
+        }
     }
 }

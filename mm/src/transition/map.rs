@@ -84,9 +84,10 @@ impl<'a, M: Machine> Mm<'a, M> {
         if inner.pool.free() < tables_needed(&self.machine, root, gfn, count, LEAF_LEVEL) {
             return Refusal::VM_POOL.whole();
         }
+        held.iter().for_each(|page| self.machine.clean_to_poc(page.frame()));
+        self.machine.dsb_ish();
+        self.machine.drop_instructions();
         for (index, page) in (0..).zip(&held) {
-            self.machine.clean_to_poc(page.frame());
-            self.machine.sync_icache(page.frame());
             let at = gfn.offset(index);
             if let Some(entry) = ensure(&self.machine, &mut inner.pool, root, at, LEAF_LEVEL) {
                 entry.write(&self.machine, Descriptor::page(page.frame(), self.guest_attr));
@@ -119,7 +120,20 @@ impl<'a, M: Machine> Mm<'a, M> {
         let mut cursor = Cursor::new(root);
         let mut held = Held::new();
         let mut leaving = Leaving::none();
-        for index in 0..count {
+        let (slot, sealed) = (vm.slot(), vm.is_sealed());
+        let mut index = 0;
+        while index < count {
+            let before = held.len();
+            index += self.freeze_run(&mut cursor, gfn.offset(index), count - index, &mut held, |_, word| {
+                state::unmap_guest(word, slot, sealed).is_ok()
+            });
+            let frozen = held.iter().skip(before);
+            (index + before as u64 - held.len() as u64..)
+                .zip(frozen)
+                .for_each(|(index, page)| leaving.goes(index, status_of(page.before())));
+            if index == count {
+                break;
+            }
             let verdict = match self.look(&mut cursor, gfn.offset(index)) {
                 // Frozen by this very call: it goes in the next.
                 Ok(Seen::Frame { word, frame, .. })
@@ -128,17 +142,16 @@ impl<'a, M: Machine> Mm<'a, M> {
                     count = index;
                     break;
                 }
-                Ok(Seen::Frame { cell, word, frame }) => state::unmap_guest(word, vm.slot(), vm.is_sealed())
-                    .and_then(|_| {
-                        leaving.goes(index, status_of(word));
-                        hold(&mut held, cell, frame, word, word)
-                    }),
-                Ok(Seen::Empty(_)) => continue,
+                Ok(Seen::Frame { cell, word, frame }) => state::unmap_guest(word, slot, sealed)
+                    .and_then(|_| hold(&mut held, cell, frame, word, word))
+                    .map(|()| leaving.goes(index, status_of(word))),
+                Ok(Seen::Empty(_)) => Ok(()),
                 Err(refusal) => Err(refusal),
             };
             if let Err(refusal) = verdict {
                 return refusal.at(index);
             }
+            index += 1;
         }
         let mut inner = vm.lock();
         if let Err(refusal) = self.drop_guest_leaves(vm, &mut inner, root, gfn, count, &leaving) {

@@ -1,32 +1,37 @@
-//! Long ranges of ordinary pages: the common case of share and unshare, a few instructions a page.
+//! Ranges of a guest's pages are frozen here, a few instructions a page: one walk for each level-3 table or block.
 //!
-//! Walks once per level-3 table and judges a word by [`Quick`]. It stops at the first page that is not the common case;
-//! the general way goes on from there with what is held.
+//! The operation looks at each word and admits it or not. What is not admitted, or does not stand still, ends the run;
+//! the operation looks at that page by itself ([`Mm::look`]) and goes on behind it.
 
 use super::{Held, PageRun};
 use crate::addr::{Gfn, Pa};
 use crate::machine::Machine;
 use crate::manager::Mm;
-use crate::stage2::guest::{Entry, walk};
+use crate::stage2::guest::{Cursor, Entry};
 use crate::stage2::{Descriptor, ENTRIES, LEAF_LEVEL};
-use crate::state::Quick;
-use crate::vm::Vm;
-use crate::word::Frozen;
+use crate::word::{Frozen, Word};
 
 impl<'a, M: Machine> Mm<'a, M> {
-    /// Freezes the pages from `gfn` on while they are the common case. Returns how many.
+    /// Freezes the pages from `gfn` on while they have a frame whose word `admits` lets pass, given its place in `held`
+    /// (never a frozen word). Returns how many.
     #[inline]
-    pub(super) fn freeze_run(&self, vm: &Vm, gfn: Gfn, count: u64, quick: Quick, held: &mut Held<'a>) -> u64 {
-        let Some(root) = vm.root() else { return 0 };
+    pub(super) fn freeze_run(
+        &self,
+        cursor: &mut Cursor,
+        gfn: Gfn,
+        count: u64,
+        held: &mut Held<'a>,
+        mut admits: impl FnMut(usize, Word) -> bool,
+    ) -> u64 {
         let mut near = PageRun::new(&self.frames);
         let mut done = 0;
         while done < count {
             let at = gfn.offset(done);
-            let entry = walk(&self.machine, root, at);
+            let entry = cursor.entry(&self.machine, at);
             let run = (count - done).min(ENTRIES - at.0 % ENTRIES) as usize;
             let frozen = match entry.level {
-                LEAF_LEVEL => self.freeze_table(&mut near, entry.table, entry.index, run, quick, held),
-                _ if entry.is_leaf() => self.freeze_block(&mut near, entry, at, run, quick, held),
+                LEAF_LEVEL => self.freeze_table(&mut near, entry.table, entry.index, run, held, &mut admits),
+                _ if entry.is_leaf() => self.freeze_block(&mut near, entry, at, run, held, &mut admits),
                 _ => return done,
             };
             done += frozen as u64;
@@ -45,8 +50,8 @@ impl<'a, M: Machine> Mm<'a, M> {
         table: Pa,
         first: usize,
         run: usize,
-        quick: Quick,
         held: &mut Held<'a>,
+        admits: &mut impl FnMut(usize, Word) -> bool,
     ) -> usize {
         let before = held.len();
         let slots = (first..).take(run.min(held.remaining_capacity()));
@@ -56,7 +61,8 @@ impl<'a, M: Machine> Mm<'a, M> {
             let cell = near.word(frame).filter(|_| leaf.is_valid())?;
             let word = cell.load();
             // The leaf stood while the word was read; the freeze from that word shows that it still does.
-            if !quick.matches(word) || self.machine.read(table, slot) != leaf.0 {
+            let place = before.wrapping_add(slot.wrapping_sub(first));
+            if !admits(place, word) || self.machine.read(table, slot) != leaf.0 {
                 return None;
             }
             cell.freeze_thawed(frame, word).ok()
@@ -72,35 +78,35 @@ impl<'a, M: Machine> Mm<'a, M> {
         entry: Entry,
         at: Gfn,
         run: usize,
-        quick: Quick,
         held: &mut Held<'a>,
+        admits: &mut impl FnMut(usize, Word) -> bool,
     ) -> usize {
         let before = held.len();
-        let first = entry.frame_of(at);
         let pages = (0..run as u64).take(held.remaining_capacity());
         held.extend(pages.map_while(|page| {
-            let frame = first.offset(page);
-            let cell = near.word(frame)?;
-            let word = cell.load();
-            if !quick.matches(word) || entry.reread(&self.machine) != entry.descriptor {
-                return None;
-            }
-            cell.freeze_thawed(frame, word).ok()
+            self.freeze_leaf(near, entry, at.offset(page), |word| {
+                admits(before.wrapping_add(page as usize), word)
+            })
         }));
         held.len() - before
     }
 
-    /// Publishes a range in which every page is the common case.
-    #[inline]
-    pub(super) fn publish_run(&self, quick: Quick, drop_leaves: bool, zero: bool, held: &mut Held<'_>) {
-        if drop_leaves {
-            self.drop_host_leaves(held.iter().map(Frozen::frame), held.len() as u64);
+    /// Freezes the page at `at`, which `entry` maps, if its word is admitted and stands still.
+    #[inline(always)]
+    pub(super) fn freeze_leaf(
+        &self,
+        near: &mut PageRun<'a>,
+        entry: Entry,
+        at: Gfn,
+        admits: impl FnOnce(Word) -> bool,
+    ) -> Option<Frozen<'a>> {
+        let frame = entry.frame_of(at);
+        let cell = near.word(frame)?;
+        let word = cell.load();
+        // The leaf stood while the word was read; the freeze from that word shows that it still does.
+        if !admits(word) || entry.reread(&self.machine) != entry.descriptor {
+            return None;
         }
-        if zero {
-            self.scrub_all(held.iter().map(Frozen::frame));
-        }
-        for page in held.drain(..) {
-            quick.publish(page);
-        }
+        cell.freeze_thawed(frame, word).ok()
     }
 }

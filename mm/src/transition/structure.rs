@@ -111,7 +111,9 @@ impl<'a, M: Machine> Mm<'a, M> {
             }
         }
         let mut flush = Flush::begin(&self.machine, Vmid::HOST, count);
-        frames.for_each(|frame| flush.page(frame));
+        if !flush.is_whole() {
+            frames.for_each(|frame| flush.page(frame));
+        }
         flush.finish();
     }
 

@@ -8,7 +8,7 @@ use crate::addr::{Gfn, Pa, Pfn};
 use crate::block::{FrozenBlock, first_of};
 use crate::machine::Machine;
 use crate::manager::{Mm, SCRUB_CHUNK};
-use crate::stage2::guest::{Cursor, Entry};
+use crate::stage2::guest::{Cursor, Entry, walk};
 use crate::stage2::{Descriptor, ENTRIES, LEAF_LEVEL, ROOT_LEVEL, frames_per_entry};
 use crate::state::{self, Refusal};
 use crate::tlb::{self, Flush};
@@ -71,6 +71,9 @@ impl<'a, M: Machine> Mm<'a, M> {
             let blocks = (first_of(gfn.0)..end).step_by(ENTRIES as usize);
             blocks.filter_map(move |block| {
                 let at = block.max(gfn.0);
+                if walk(&self.machine, root, Gfn(at)).level == LEAF_LEVEL {
+                    return None;
+                }
                 let (index, to) = (at - gfn.0, end.min(block + ENTRIES) - gfn.0);
                 let goes = (index..to).any(|index| leaving.after(index).is_some());
                 let whole = to - index == ENTRIES && leaving.whole(index).is_some();
@@ -115,7 +118,9 @@ impl<'a, M: Machine> Mm<'a, M> {
         });
         if gone > 0 {
             let mut flush = Flush::begin(&self.machine, vm.vmid(), gone);
-            leaves(&mut |_, at| flush.page(Pfn(at.0)));
+            if !flush.is_whole() {
+                leaves(&mut |_, at| flush.page(Pfn(at.0)));
+            }
             flush.finish();
         }
         Ok(())

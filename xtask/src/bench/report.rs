@@ -43,7 +43,7 @@ impl Operation {
 }
 
 /// Functions that a profile names.
-const FUNCTIONS: usize = 8;
+const FUNCTIONS: usize = 28;
 /// Long stretches that are shown.
 const LONGEST: usize = 12;
 
@@ -187,8 +187,9 @@ fn row<const N: usize>(name: &str, cells: [String; N]) -> String {
 
 /// The calls that take up to 512 pages whole or not at all, and so cannot yield.
 fn is_whole(stretch: &Stretch) -> bool {
-    let whole = [guest::SHARE, guest::UNSHARE, call::CONSENT, call::PIN, call::HOST_UNMAP, call::GUEST_UNMAP];
-    whole.contains(&(stretch.key & 0xffff_ffff))
+    let guests = [guest::SHARE, guest::UNSHARE];
+    let hosts = [call::CONSENT, call::CONVERT, call::PIN, call::HOST_UNMAP, call::GUEST_UNMAP];
+    guests.iter().chain(&hosts).any(|id| *id == stretch.key & 0xffff_ffff)
 }
 
 /// A quantity that figures may grow with: `NAME` + `before` + number + `after`.

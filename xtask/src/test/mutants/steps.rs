@@ -82,13 +82,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant::new(
         "the clean of the first image is left out",
         "transition/convert.rs",
-        &[("self.machine.clean_to_poc(page.frame());", "")],
+        &[("fresh.for_each(|frame| self.machine.clean_to_poc(frame));", "drop(fresh);")],
         &["mutations::without_clean_to_poc_the_first_image_is_not_what_the_guest_runs"],
     ),
     Mutant::new(
         "the I-cache is not invalidated for the first image",
         "transition/convert.rs",
-        &[("self.machine.sync_icache(page.frame());", "self.machine.dsb_ish();")],
+        &[("self.machine.drop_instructions();", "")],
         &["mutations::without_icache_maintenance_the_first_image_may_run_stale"],
     ),
     Mutant::new(

@@ -13,6 +13,7 @@
 
 mod guest;
 mod host;
+mod largest;
 mod ranges;
 mod scale;
 mod stretch;
@@ -129,5 +130,6 @@ fn main(dtb: u64) -> ! {
     });
     ranges::run(&mut host, clock);
     stretch::run(&mut host, clock);
+    largest::run(&mut host);
     harness::finish()
 }

@@ -1,11 +1,11 @@
 //! The longest single entry to EL2 that the host can cause or meet: every call timed by itself.
 
-use tenure_abi::flags::{pin, status, unshare, vm as vm_flags};
+use tenure_abi::flags::{status, vm as vm_flags};
 use tenure_abi::{MAX_ATOMIC_PAGES, PAGE_SIZE, Reply, Status, exit};
-use tenure_test_hosts::vm::{Event, FREE_GFN, Vm, take, with_guest};
+use tenure_test_hosts::vm::{Event, FREE_GFN, Vm, take};
 use tenure_test_hosts::{Host, calls, memory};
 use tenure_test_protocol::command;
-use tenure_test_rt::harness::{self, Failure, TestResult};
+use tenure_test_rt::harness::{self, Failure};
 use tenure_test_rt::{check, check_eq, cpu, fail, probe};
 
 use crate::{Clock, Measured, Watch, instructions};
@@ -27,9 +27,6 @@ pub fn run(host: &mut Host, clock: Clock) {
         instructions("longest_host_call", || Ok(Measured { tenths: longest, steps: 1 }));
     }
     instructions("consent_of_512_host_leaves", || consent_of_512(host, clock));
-    harness::run("bench", "range_calls_at_their_largest", || {
-        with_guest(host, vm_flags::PROTECTED | vm_flags::RIGHT_REVOKE, largest)
-    });
     harness::run("bench", "calls_that_tell_much", || {
         let pfn = take(host, 1, 1)?;
         let frames = host.frames.range();
@@ -38,40 +35,6 @@ pub fn run(host: &mut Host, clock: Clock) {
         host.frames.give(pfn, 1);
         Ok(())
     });
-}
-
-/// Range calls of the host and the guest, each with as many pages as one call takes: nothing is measured here, an observer
-/// sees how long each keeps the CPU.
-fn largest(host: &mut Host, vm: &mut Vm) -> TestResult {
-    const ALL: u64 = MAX_ATOMIC_PAGES;
-    let ipa = FREE_GFN * PAGE_SIZE;
-    let pfn = take(host, ALL as usize, ALL as usize)?;
-    vm.donate(host, FREE_GFN, pfn, ALL, status::PRIVATE)?;
-    vm.share(host, FREE_GFN, ALL)?;
-    check_eq!(calls::all(ALL, |at, rest| calls::host_map(pfn + at, rest), || false), Reply::done(ALL));
-    let reply = vm.call(host, command::UNSHARE, &[ipa, ALL, unshare::REVOKE])?;
-    check_eq!(reply, Reply::done(ALL), "REVOKE");
-    check_eq!(calls::all(ALL, |at, rest| calls::host_unmap(pfn + at, rest), || false), Reply::done(ALL));
-    vm.share(host, FREE_GFN, ALL)?;
-    check_eq!(calls::all(ALL, |at, rest| calls::host_map(pfn + at, rest), || false), Reply::done(ALL));
-    check_eq!(calls::all(ALL, |at, rest| calls::pin(pfn + at, rest, pin::CPU), || false), Reply::done(ALL));
-    let reply = vm.call(host, command::UNSHARE, &[ipa, ALL, unshare::DRAIN])?;
-    check_eq!((reply.status, reply.done), (Status::Pending, ALL), "DRAIN");
-    let drained = calls::all(ALL, |at, rest| calls::unpin(pfn + at, rest, pin::CPU).0, || false);
-    check_eq!(drained, Reply::done(ALL), "UNPIN");
-    check_eq!(calls::all(ALL, |at, rest| calls::host_unmap(pfn + at, rest), || false), Reply::done(ALL));
-    let mut done = 0;
-    for _ in 0..ALL {
-        let (gfn, rest) = (FREE_GFN + done, ALL - done);
-        if rest == 0 {
-            break;
-        }
-        let reply = vm.call(host, command::RELINQUISH, &[gfn * PAGE_SIZE, rest])?;
-        check!(reply.is_success() && reply.done > 0, "RELINQUISH: {reply}");
-        done += reply.done;
-    }
-    (0..ALL).for_each(|index| vm.forget(host, FREE_GFN + index));
-    Ok(())
 }
 
 /// The longest of the DONATE calls of 1024 pages, and of the VM_DESTROY calls after it.
