@@ -114,7 +114,7 @@ fn judge(cell: &PageWord, word: Word, permit: impl Fn(Word) -> Result<(), Refusa
     permit(word).inspect_err(|_| cell.thaw(word))
 }
 
-/// Changes words that are this CPU's: frozen in place, or parked under its lock.
+/// Changes words that are this CPU's: frozen in place, or parked under its lock, behind a first word that it froze.
 #[inline]
 pub(crate) fn replace_all(words: &[PageWord], next: impl Fn(Word) -> Word) {
     let replace = |cell: &PageWord| cell.thaw(next(cell.load_frozen()));

@@ -338,7 +338,7 @@ impl PageWord {
         Word(self.0.load(Ordering::Relaxed) & !page::FROZEN.mask())
     }
 
-    /// Ends what [`PageWord::freeze_in_place`] began, or changes a word that is parked under this CPU's lock.
+    /// Ends what [`PageWord::freeze_in_place`] began, or changes a parked word that no other CPU gets to.
     #[inline(always)]
     pub(crate) fn thaw(&self, word: Word) {
         self.0.store(word.0 & !page::FROZEN.mask(), Ordering::Release);

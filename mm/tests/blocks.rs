@@ -4,6 +4,8 @@
 
 mod world;
 
+use std::sync::{Arc, Mutex};
+
 use tenure_abi::flags::{pin, status, unshare, vm as flags};
 use tenure_abi::page::State;
 use tenure_abi::{Reply, Status, reply};
@@ -145,6 +147,74 @@ fn while_a_page_is_cut_out_the_others_stay_in_reach() {
     assert_eq!(world.guest_unmap(0, GFN + 9, 1), Some(Reply::done(1)));
     world.fake().interfere(None);
     assert_eq!(world.guest(0, GFN + 5, None), Ok(55));
+}
+
+/// What another CPU does that wants the block for itself (a donation to another VM, a merge): it freezes the word, finds
+/// it parked, and puts back what it found, at some moment of the call.
+fn looked_at_during<R>(world: &mut World, word: Pfn, call: impl FnOnce(&mut World) -> R) -> R {
+    let held = Arc::new(Mutex::new(None));
+    let (mm, hand) = (world.mm, held.clone());
+    world.fake().unwatch();
+    world.fake().interfere(Some(Arc::new(move |event: &Event| {
+        let cell = mm.frames().word(word).unwrap();
+        let now = cell.load();
+        let late = matches!(event, Event::IcacheAll { .. } | Event::Scrub { .. });
+        if late && !now.is_frozen() && now.state() == State::Quarantine {
+            hand.lock().unwrap().get_or_insert_with(|| cell.freeze(word, now, now).unwrap());
+        }
+    })));
+    let answer = call(world);
+    world.fake().interfere(None);
+    assert!(held.lock().unwrap().take().is_some(), "the other CPU was there");
+    answer
+}
+
+#[test]
+fn who_looks_at_a_parked_block_of_another_vm_cannot_undo_its_adoption() {
+    let mut world = world();
+    let first = world.frame(0);
+    let (mm, handle) = (world.mm, world.handles[&0]);
+    let donate = |from: u64| {
+        mm.donate(&mm.vm(handle).unwrap(), Gfn(GFN + from), first.offset(from), BLOCK - from, status::PRIVATE)
+    };
+    let mut done = 0;
+    while done < BLOCK - 16 {
+        done += donate(done).done;
+    }
+    let refused = looked_at_during(&mut world, first, |_| donate(done));
+    assert_eq!((refused.status, refused.mask), (Status::Retry, reply::FROZEN));
+    assert_eq!(world.state(first), State::Quarantine);
+    assert!(donate(done).is_success());
+    assert!(mm.query(first).unwrap().state() == State::Private);
+    // The host cannot take back what the guest has.
+    assert_eq!(mm.reclaim(&mm.vm(handle).unwrap(), first, 1).status, Status::Denied);
+    assert_eq!(audit::audit(mm), Vec::<String>::new());
+}
+
+#[test]
+fn a_look_at_the_word_of_a_group_costs_a_scrub_at_most() {
+    let mut world = world();
+    let first = world.frame(0);
+    let (mm, handle) = (world.mm, world.handles[&0]);
+    let donate = |from: u64| {
+        mm.donate(&mm.vm(handle).unwrap(), Gfn(GFN + from), first.offset(from), BLOCK - from, status::PRIVATE)
+    };
+    assert_eq!(donate(0).done, 16);
+    let leader = first.offset(16);
+    let refused = looked_at_during(&mut world, leader, |_| donate(16));
+    assert_eq!((refused.status, refused.mask, refused.done), (Status::Retry, reply::FROZEN, 0));
+    assert!(world.word(leader).owes_scrub());
+    assert_eq!(donate(16).done, 48);
+    // A frame goes while the word of its group is looked at: it does not.
+    let cell = mm.frames().word(leader).unwrap();
+    let looked = cell.freeze(leader, cell.load(), cell.load()).unwrap();
+    let vm = mm.vm(handle).unwrap();
+    let refused = mm.reclaim(&vm, first.offset(20), 1);
+    assert_eq!((refused.status, refused.mask), (Status::Retry, reply::FROZEN));
+    drop(looked);
+    assert!(!world.word(leader).owes_scrub());
+    assert_eq!(mm.reclaim(&vm, first.offset(20), 1), Reply::done(1));
+    assert!(world.word(leader).owes_scrub());
 }
 
 #[test]

@@ -7,11 +7,15 @@
 //! Nothing is remembered between the steps but the words: a caller goes on by naming the rest of the range, and what it
 //! names is checked against them. The first word of each group stands for the group: it owes the scrub until all of it
 //! is parked and scrubbed, and again when a frame of the group is taken back ([`Mm::unpark`]); a frame is parked again
-//! only with its whole block. All steps hold the VM's lock, under which alone parked words change.
+//! only with its whole block. All steps hold the VM's lock, under which alone parked words change. Only whoever wants
+//! the whole block for itself ([`FrozenBlock`]: another VM's donation, a merge of the host's) freezes the first of them
+//! for a moment, to refuse it and put back what it found. So no step writes a word that it did not swap; and while the
+//! block's first word is frozen, nobody gets to the others.
 
 use tenure_abi::page::State;
 use tenure_abi::reply::Reply;
 
+use super::Held;
 use super::donate::ADDRESS;
 use crate::addr::{Gfn, Pa, Pfn};
 use crate::block::{FrozenBlock, first_of, place_of, replace_all};
@@ -21,8 +25,8 @@ use crate::stage2::guest::{ensure, tables_needed, walk};
 use crate::stage2::{Descriptor, ENTRIES, LEAF_LEVEL};
 use crate::state::{self, Refusal};
 use crate::sync::Ordering;
-use crate::vm::{Inner, Vm};
-use crate::word::PageWord;
+use crate::vm::{Inner, Slot, Vm};
+use crate::word::{Frozen, PageWord, Word};
 
 /// Frames whose scrub is noted together.
 pub const GROUP: u64 = 16;
@@ -64,7 +68,8 @@ impl<'a, M: Machine> Mm<'a, M> {
         // Up to the block's start, if a whole one follows.
         let ahead = if count >= left + ENTRIES { left } else { count };
         let Some(words) = self.frames.run(Pfn(first_of(pfn.0)), ENTRIES) else { return Fit::Pages(ahead) };
-        let parked = words.get(place as usize).is_some_and(|cell| state::is_parked(cell.load(), vm.slot()));
+        let parked =
+            words.get(place as usize).is_some_and(|cell| state::is_parked(cell.load_frozen(), vm.slot()));
         match place {
             _ if count < left => Fit::Pages(count),
             _ if parked => Fit::Resume,
@@ -171,27 +176,40 @@ impl<'a, M: Machine> Mm<'a, M> {
             return Err(Refusal::INVALID);
         };
         let slot = vm.slot();
-        if !words.iter().all(|cell| state::is_parked(cell.load(), slot)) {
-            return Err(Refusal::STATE);
+        for cell in words {
+            parked(cell, slot)?;
         }
         let word = leader.load();
         if word.owes_scrub() {
             self.machine.scrub_run(first.offset(group), GROUP);
             self.machine.dsb_ish();
-            leader.thaw(word.with_scrub(false));
+            leader.swap(word, word.with_scrub(false)).map_err(|_| Refusal::FROZEN)?;
         }
         Ok(())
     }
 
-    /// A parked frame is about to be taken back, under the VM's lock: its group is not whole any more.
-    pub(super) fn unpark(&self, vm: &Vm, frame: Pfn) {
-        let leader = Pfn(frame.0 & !(GROUP - 1));
-        if let Ok(cell) = self.cell(leader) {
+    /// Parked frames are about to be taken back, the words of `held` frozen, under the VM's lock: their groups are not
+    /// whole any more.
+    ///
+    /// # Errors
+    /// Another CPU looks at the word of a group; no more than a needless scrub is left.
+    pub(super) fn unpark(&self, vm: &Vm, held: &Held<'_>) -> Result<(), Refusal> {
+        let mut last = None;
+        let leader_of = |page: &Frozen<'_>| Pfn(page.frame().0 & !(GROUP - 1));
+        for leader in held.iter().filter(|page| state::is_parked(page.before(), vm.slot())).map(leader_of) {
+            if last.replace(leader) == Some(leader) || held.iter().any(|page| page.frame() == leader) {
+                continue;
+            }
+            let Ok(cell) = self.cell(leader) else { continue };
             let word = cell.load();
+            if word.is_frozen() {
+                return Err(Refusal::FROZEN);
+            }
             if state::is_parked(word, vm.slot()) {
-                cell.thaw(word.with_scrub(true));
+                cell.swap(word, word.with_scrub(true)).map_err(|_| Refusal::FROZEN)?;
             }
         }
+        Ok(())
     }
 
     /// All frames of the block become the VM's, at `gfn`, if all are parked and scrubbed.
@@ -206,22 +224,36 @@ impl<'a, M: Machine> Mm<'a, M> {
         words: &[PageWord],
         wanted: Wanted,
     ) -> Result<(), Refusal> {
-        let is_ready = |leader: &PageWord| {
-            let word = leader.load();
-            state::is_parked(word, vm.slot()) && !word.owes_scrub()
-        };
-        if !words.iter().step_by(GROUP as usize).all(is_ready) || self.panic_scrap().is_some() {
+        let slot = vm.slot();
+        let Some((head, others)) = words.split_first() else { return Err(Refusal::INVALID) };
+        let word = parked(head, slot)?;
+        let gate = head.freeze(first, word, word).map_err(|_| Refusal::FROZEN)?;
+        for leader in others.iter().skip(GROUP as usize - 1).step_by(GROUP as usize) {
+            if parked(leader, slot)?.owes_scrub() {
+                return Err(Refusal::STATE);
+            }
+        }
+        if word.owes_scrub() || self.panic_scrap().is_some() {
             return Err(Refusal::STATE);
         }
         let entry = walk(&self.machine, root, gfn);
         self.machine.drop_instructions();
         vm.orphans.fetch_sub(ENTRIES as u32, Ordering::Relaxed);
         // The words first: who finds the leaf finds the page owned.
-        let slot = vm.slot();
-        replace_all(words, |word| state::adopt(word, slot, wanted.state));
+        replace_all(others, |word| state::adopt(word, slot, wanted.state));
+        gate.publish(state::adopt(word, slot, wanted.state));
         entry.write(&self.machine, Descriptor::leaf(entry.level, first, self.guest_attr));
         self.machine.dsb_ishst();
         self.tables(vm, inner, root).merge(gfn);
         Ok(())
+    }
+}
+
+/// The word of a frame that is parked for `slot`; RETRY while another CPU looks at it.
+fn parked(cell: &PageWord, slot: Slot) -> Result<Word, Refusal> {
+    match cell.load() {
+        word if word.is_frozen() => Err(Refusal::FROZEN),
+        word if state::is_parked(word, slot) => Ok(word),
+        _ => Err(Refusal::STATE),
     }
 }

@@ -51,9 +51,10 @@ impl<'a, M: Machine> Mm<'a, M> {
                 return refusal.at(index);
             }
         }
-        if lock.is_some() {
-            let parked = |page: &&Frozen<'_>| page.before().state() == State::Quarantine;
-            held.iter().filter(parked).for_each(|page| self.unpark(vm, page.frame()));
+        if lock.is_some()
+            && let Err(refusal) = self.unpark(vm, &held)
+        {
+            return refusal.whole();
         }
         vm.orphans.fetch_sub(held.len() as u32, Ordering::Relaxed);
         self.retire(&mut held);

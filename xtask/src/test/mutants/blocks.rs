@@ -6,14 +6,17 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant::new(
         "a block is given before all of it is scrubbed",
         "transition/block.rs",
-        &[("state::is_parked(word, vm.slot()) && !word.owes_scrub()", "state::is_parked(word, vm.slot())")],
+        &[
+            ("if parked(leader, slot)?.owes_scrub() {", "if parked(leader, slot)?.is_frozen() {"),
+            ("if word.owes_scrub() || self.panic_scrap", "if self.panic_scrap"),
+        ],
         &["blocks::a_hostile_host_cannot_give_a_block_that_was_not_scrubbed_or_is_not_whole"],
     )
     .always(),
     Mutant::new(
         "a block is given with a hole in it",
         "transition/block.rs",
-        &[("cell.thaw(word.with_scrub(true));", "cell.thaw(word);")],
+        &[("cell.swap(word, word.with_scrub(true))", "cell.swap(word, word)")],
         &["blocks::a_page_taken_back_after_its_scrub_keeps_the_block_from_being_given"],
     ),
     Mutant::new(
