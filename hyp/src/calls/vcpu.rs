@@ -51,13 +51,16 @@ fn make(handle: u64, index: u64, run_page: Pfn) -> Result<(), NotMade> {
     let slot = mm().vms().get(usize::from(vm.slot().0).wrapping_sub(1)).ok_or(NotMade(INVALID))?;
     cpus.create(tenure_mm::VmHandle(handle), index, |place| {
         mm().hyp_pin(run_page).map_err(|refusal| NotMade(refusal.at(0)))?;
-        let Some(page) = mm().vm_take_page(&vm) else {
-            return Err(match mm().hyp_unpin(run_page) {
-                Ok(()) => NotMade(Refusal::VM_POOL.whole()),
-                Err(refusal) => NotMade(refusal.whole()),
-            });
+        let unpinned = |because| match mm().hyp_unpin(run_page) {
+            Ok(()) => NotMade(because),
+            Err(refusal) => NotMade(refusal.whole()),
         };
-        mm().measure(&vm, &[b"vcpu", &index.to_le_bytes()]);
+        let Some(page) = mm().vm_take_page(&vm) else { return Err(unpinned(Refusal::VM_POOL.whole())) };
+        // Measured before it is there: another CPU may activate the VM at any moment.
+        if !mm().measure(&vm, &[b"vcpu", &index.to_le_bytes()]) {
+            mm().vm_put_page(&vm, page);
+            return Err(unpinned(DENIED));
+        }
         place.fill(page, run_page, Context::new(slot, number, world::forced_types()));
         Ok(())
     })
@@ -123,25 +126,26 @@ pub fn reg_set(at: &mut Call<'_>) -> Reply {
         if vm.is_sealed() {
             return DENIED;
         }
-        let set = match (number, value) {
-            (reg::POWER, 0 | 1) => {
-                held.slot().set_power(value == 1);
-                Ok(())
-            }
+        let valid = match (number, value) {
+            (reg::POWER, 0 | 1) => Ok(()),
             (reg::POWER, _) => Err(NotSet::Invalid),
-            _ => regs::set(held.context(), number, value),
+            _ => regs::check(held.context(), number, value),
         };
-        match set {
-            Ok(()) => {
-                mm().measure(
-                    vm,
-                    &[b"reg", &index.to_le_bytes(), &number.to_le_bytes(), &value.to_le_bytes()],
-                );
-                Reply::done(0)
-            }
-            Err(NotSet::Invalid) => INVALID,
-            Err(NotSet::ReadOnly) => DENIED,
+        match valid {
+            Ok(()) => {}
+            Err(NotSet::Invalid) => return INVALID,
+            Err(NotSet::ReadOnly) => return DENIED,
         }
+        // Measured before it is set: another CPU may activate the VM at any moment.
+        let record = [b"reg".as_slice(), &index.to_le_bytes(), &number.to_le_bytes(), &value.to_le_bytes()];
+        if !mm().measure(vm, &record) {
+            return DENIED;
+        }
+        match number {
+            reg::POWER => held.slot().set_power(value == 1),
+            _ => regs::set(held.context(), number, value),
+        }
+        Reply::done(0)
     })
 }
 

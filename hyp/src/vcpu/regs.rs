@@ -45,16 +45,21 @@ pub enum NotSet {
     ReadOnly,
 }
 
-/// Sets a register other than POWER.
+/// Whether a register other than POWER can be set to a value.
 ///
 /// # Errors
-/// See [`NotSet`]; nothing was changed.
-pub fn set(context: &mut Context, number: u64, value: u64) -> Result<(), NotSet> {
+/// See [`NotSet`].
+pub fn check(context: &mut Context, number: u64, value: u64) -> Result<(), NotSet> {
     match number {
-        reg::MPIDR_EL1 => return Err(NotSet::ReadOnly),
-        reg::PSTATE if !switch::is_startable(value) => return Err(NotSet::Invalid),
-        _ => {}
+        reg::MPIDR_EL1 => Err(NotSet::ReadOnly),
+        reg::PSTATE if !switch::is_startable(value) => Err(NotSet::Invalid),
+        _ => place(context, number).map(|_| ()).ok_or(NotSet::Invalid),
     }
-    *place(context, number).ok_or(NotSet::Invalid)? = value;
-    Ok(())
+}
+
+/// Sets a register, as [`check`] allows.
+pub fn set(context: &mut Context, number: u64, value: u64) {
+    if let Some(place) = place(context, number) {
+        *place = value;
+    }
 }

@@ -5,6 +5,7 @@ use tenure_abi::flags::status;
 use tenure_abi::page::State;
 use tenure_abi::reply::{Reply, Status};
 
+use super::status::measure;
 use super::uproot::Leaving;
 use super::{Held, Seen, hold};
 use crate::addr::{Gfn, Ipa, Pfn, checked_end};
@@ -108,8 +109,9 @@ impl<'a, M: Machine> Mm<'a, M> {
         Reply::done(count)
     }
 
-    /// Drops guest leaves; the addresses keep their status. Never of a private page of an active protected VM. All of
-    /// the first 512, or none; a frame that stands at two addresses of a plain VM ends the call before the second.
+    /// Drops guest leaves; the addresses keep their status. Never of a private page of an active protected VM; before that
+    /// the measurement tells of it: what was placed there is gone. All of the first 512, or none; a frame that stands at
+    /// two addresses of a plain VM ends the call before the second.
     #[inline(never)]
     pub fn guest_unmap(&self, vm: &Vm, gfn: Gfn, count: u64) -> Reply {
         if checked_end(gfn.0, count, GUEST_FRAMES).is_none() {
@@ -154,8 +156,16 @@ impl<'a, M: Machine> Mm<'a, M> {
             index += 1;
         }
         let mut inner = vm.lock();
+        let places = held.iter().any(|page| page.before().state() == State::Private) && vm.is_protected();
+        // Activation takes the lock: the VM may have been activated, and its guest may run, since the pages were judged.
+        if places && vm.is_active() {
+            return Refusal::FROZEN.whole();
+        }
         if let Err(refusal) = self.drop_guest_leaves(vm, &mut inner, root, gfn, count, &leaving) {
             return refusal.whole();
+        }
+        if places {
+            measure(&mut inner, &[b"unmap", &gfn.0.to_le_bytes(), &count.to_le_bytes()]);
         }
         for page in held.drain(..) {
             let before = page.before();

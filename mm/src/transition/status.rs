@@ -92,12 +92,15 @@ impl<'a, M: Machine> Mm<'a, M> {
         }
     }
 
-    /// Adds a record of the caller's (a register of a vCPU, say) to the measurement, before activation.
-    pub fn measure(&self, vm: &Vm, record: &[&[u8]]) {
+    /// Adds a record of the caller's (a register of a vCPU, say) to the measurement, before activation. False if it is too
+    /// late: the VM is protected and active, and what the record tells of must not happen. So the caller asks first.
+    #[must_use = "false forbids what the record tells of"]
+    pub fn measure(&self, vm: &Vm, record: &[&[u8]]) -> bool {
         let mut inner = vm.lock();
         if !vm.is_active() {
             measure(&mut inner, record);
         }
+        !vm.is_sealed()
     }
 
     /// What an operation on a guest address would answer now, and why.
