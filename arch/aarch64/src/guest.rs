@@ -246,14 +246,15 @@ impl GuestRegs {
     }
 }
 
-/// Profiling, trace and counters of the host, stopped while a guest runs: their buffers are addressed by the host's
-/// translation, and what they see of a guest is none of the host's business.
+/// Profiling, trace, branch records and counters of the host, stopped while a guest runs: their buffers are addressed by
+/// the host's translation, and what they see of a guest is none of the host's business.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Monitors {
     pmscr: u64,
     pmblimitr: u64,
     trfcr: u64,
     trblimitr: u64,
+    brbcr: u64,
     pmcr: u64,
 }
 
@@ -291,6 +292,11 @@ impl Monitors {
             // SAFETY: as above.
             unsafe { sysreg::write_trblimitr_el1(0) };
         }
+        if f.brbe {
+            m.brbcr = sysreg::brbcr_el1();
+            // SAFETY: E0BRE and E1BRE are 0: no branch of EL0 or EL1 is recorded.
+            unsafe { sysreg::write_brbcr_el1(0) };
+        }
         barrier::isb();
         m
     }
@@ -313,6 +319,10 @@ impl Monitors {
             barrier::isb();
             // SAFETY: as above.
             unsafe { sysreg::write_pmscr_el1(self.pmscr) };
+        }
+        if f.brbe {
+            // SAFETY: as above.
+            unsafe { sysreg::write_brbcr_el1(self.brbcr) };
         }
         if f.pmu {
             // SAFETY: as above; the bits that act when written read as zero.

@@ -214,7 +214,7 @@ impl HostRegs {
         unsafe { sysreg::write_cptr_el2(self.cptr) };
         barrier::isb();
         // Positive trap bits set, and those that trap by being clear, clear.
-        let registers: [(bool, Write, u64); 25] = [
+        let registers: [(bool, Write, u64); 26] = [
             (true, sysreg::write_cnthctl_el2, 0),
             (true, sysreg::write_cntvoff_el2, 0x1234_5678_9abc_def0),
             (true, sysreg::write_mdcr_el2, u64::MAX),
@@ -224,6 +224,7 @@ impl HostRegs {
             (true, sysreg::write_vmpidr_el2, 0xaaaa_aaaa),
             (f.gic_sysregs, sysreg::write_ich_hcr_el2, u64::MAX),
             (f.mpam, sysreg::write_mpam2_el2, u64::MAX),
+            (f.brbe, sysreg::write_brbcr_el2, 0b11),
             (f.hcx, sysreg::write_hcrx_el2, 0),
             (f.fgt, sysreg::write_hfgrtr_el2, (1 << 50) - 1),
             (f.fgt, sysreg::write_hfgwtr_el2, (1 << 50) - 1),
@@ -281,6 +282,10 @@ impl HostRegs {
         if self.features.mpam {
             // SAFETY: MPAM labels traffic and reaches no memory.
             unsafe { sysreg::write_mpam2_el2(0) };
+        }
+        if self.features.brbe {
+            // SAFETY: no branch of EL2 is recorded; cycles and mispredictions (CC, MPRED) of the host's may be.
+            unsafe { sysreg::write_brbcr_el2(1 << 3 | 1 << 4) };
         }
         if self.features.lor {
             // SAFETY: limited ordering regions off.

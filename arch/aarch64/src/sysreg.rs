@@ -118,6 +118,8 @@ read_encoded! {
     pmblimitr_el1 = "s3_0_c9_c10_0";
     /// Reads `TRFCR_EL1` (FEAT_TRF).
     trfcr_el1 = "s3_0_c1_c2_1";
+    /// Reads `BRBCR_EL1` (FEAT_BRBE).
+    brbcr_el1 = "s2_1_c9_c0_0";
     /// Reads `TRBLIMITR_EL1` (FEAT_TRBE).
     trblimitr_el1 = "s3_0_c9_c11_0";
 }
@@ -195,6 +197,10 @@ write_encoded! {
     write_pmblimitr_el1 = "s3_0_c9_c10_0";
     /// Writes `TRFCR_EL1` (FEAT_TRF).
     write_trfcr_el1 = "s3_0_c1_c2_1";
+    /// Writes `BRBCR_EL1` (FEAT_BRBE).
+    write_brbcr_el1 = "s2_1_c9_c0_0";
+    /// Writes `BRBCR_EL2` (FEAT_BRBE).
+    write_brbcr_el2 = "s2_4_c9_c0_0";
     /// Writes `TRBLIMITR_EL1` (FEAT_TRBE).
     write_trblimitr_el1 = "s3_0_c9_c11_0";
     /// Writes `TTBR0_EL1`.
