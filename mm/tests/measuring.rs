@@ -37,6 +37,20 @@ fn no_entry_hashes_more_than_a_sixteenth_of_a_page() {
 }
 
 #[test]
+fn an_image_of_many_pages_is_synchronised_for_execution_at_once() {
+    let mut world = World::new(Layout::default());
+    world.create(0, 0);
+    world.topup(Some(0), world.frame(0), 8);
+    world.set_status(0, 0, 8, status::SHARED);
+    world.donate(0, 0, world.frame(8), 8, status::SHARED);
+    (8..16).for_each(|page| assert!(world.host_write(world.frame(page), 0x1a6e)));
+    let before = world.fake().counts();
+    assert_eq!(world.convert(0, 0, 8, status::PRIVATE), Some(Reply::done(8)));
+    let counts = world.fake().counts();
+    assert_eq!((counts.icache - before.icache, counts.cleans - before.cleans), (1, 8));
+}
+
+#[test]
 fn a_vm_is_not_active_before_its_last_page_is_measured() {
     let world = world();
     let vm = world.vm(0).unwrap();

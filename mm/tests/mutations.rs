@@ -194,6 +194,9 @@ fn life(world: &mut World) -> Vec<String> {
                 world.fake().read_at(vm_ref.vmid(), Ipa(510 << 12), WORD)
             ));
         }
+        if world.fake().is_icache_stale(frame(8)) {
+            found.push(format!("old instructions in the first image of {vm}"));
+        }
         if vm == 1 {
             world.fake().host_write(frame(16), WORD, 0xda7a);
             world.fake().host_write(frame(17), WORD, 0xda7a);
