@@ -475,9 +475,10 @@ pub fn host_map(word: Word, execute: bool) -> Verdict<HostMap> {
     let leaf = Ok(HostMap::Leaf(word.with_host_leaf(true)));
     match word.state() {
         State::Host => Ok(HostMap::Own),
-        State::Private if word.is_redirected() && !execute => Ok(HostMap::Scrap),
+        // Also when its VM is dying and the page is parked: whoever was led to scrap stays there until it goes home.
+        State::Private | State::Quarantine if word.is_redirected() && !execute => Ok(HostMap::Scrap),
         State::Shared if !execute => leaf,
-        // What is parked is in nobody's reach.
+        // Else what is parked is in nobody's reach.
         State::Quarantine if !execute && word.owner() == Slot::NONE => leaf,
         // A holder of a CPU pin may not have touched the page yet.
         State::Draining if !execute && (word.cpu_pins() > 0 || word.has_host_leaf()) => leaf,

@@ -12,8 +12,8 @@ use tenure_abi::{Reply, Status, reply};
 use tenure_mm::fake::Event;
 use tenure_mm::model::Touch;
 use tenure_mm::stage2::guest::{Cursor, walk};
-use tenure_mm::{Gfn, GuestFault, Pfn, audit};
-use world::{Layout, World};
+use tenure_mm::{Access, Gfn, GuestFault, HostFault, Pfn, audit};
+use world::{Layout, WORD, World};
 
 const BLOCK: u64 = 512;
 /// Guest address of the blocks: the second 2 MiB.
@@ -134,7 +134,7 @@ fn while_a_page_is_cut_out_the_others_stay_in_reach() {
     assert_eq!(world.guest(0, GFN + 5, Some(55)), Ok(55));
     // At every step of the cut the guest finds the page, or is told to look again.
     let (mm, vm) = (world.mm, world.handles[&0]);
-    world.fake().interfere(Some(std::sync::Arc::new(move |_: &Event| {
+    world.fake().interfere(Some(Arc::new(move |_: &Event| {
         let vm = mm.vm(vm).unwrap();
         let entry = walk(mm.machine(), vm.root().unwrap(), Gfn(GFN + 5));
         let here = entry.is_leaf() && entry.frame_of(Gfn(GFN + 5)) == first.offset(5);
@@ -467,4 +467,60 @@ fn every_step_of_a_death_leaves_the_books_in_order() {
         }
     }
     assert!((0..BLOCK).all(|page| world.state(first.offset(page)) == State::Host));
+}
+
+/// U9, F4: whoever holds a page, or touches one that was revoked, falls into no hole while the block dies around it.
+#[test]
+fn a_holder_finds_its_page_or_its_scrap_at_every_step_of_a_death() {
+    let mut world = world();
+    let first = world.frame(0);
+    donate(&mut world, 0, GFN, first, BLOCK);
+    assert_eq!(world.share(0, GFN, 8), Some(Reply::done(8)));
+    for page in 0..8 {
+        world.guest(0, GFN + page, Some(0x5ec)).unwrap();
+    }
+    // Pinned, pinned and draining, pinned and revoked, revoked alone: each touched before and not.
+    for (page, pinned, flags) in
+        [(0, true, 0), (2, true, unshare::DRAIN), (4, true, unshare::REVOKE), (6, false, unshare::REVOKE)]
+    {
+        for page in [page, page + 1] {
+            if pinned {
+                assert_eq!(world.pin_cpu(first.offset(page)), Reply::done(1));
+            }
+            if flags != 0 {
+                world.unshare(0, GFN + page, 1, flags);
+            }
+        }
+        world.touch(first.offset(page), None);
+    }
+    let (mm, handle) = (world.mm, world.handles[&0]);
+    world.detach(0);
+    for step in 0.. {
+        assert!(step < 4096, "it does not end");
+        let finished = mm.vm_destroy(handle).finished;
+        for page in 0..8 {
+            let frame = first.offset(page);
+            let reads = |_| {
+                let fault = || {
+                    assert_eq!(
+                        mm.host_fault(frame.base(), Access::default()),
+                        HostFault::Resume,
+                        "step {step}, page {page}: {:?}",
+                        mm.query(frame)
+                    )
+                };
+                world.fake().host_read(frame, WORD).or_else(|| {
+                    fault();
+                    None
+                })
+            };
+            let read = (0..4).find_map(reads);
+            let expected = if page < 4 { 0x5ec } else { 0 };
+            assert_eq!(read, Some(expected), "step {step}, page {page}");
+        }
+        assert_eq!(audit::audit(mm), Vec::<String>::new(), "step {step}");
+        if finished {
+            break;
+        }
+    }
 }
