@@ -8,14 +8,14 @@ use tenure_abi::reply::{Reply, Status};
 
 use super::plan::{Common, Contents, Convert, Plan, Step};
 use super::{Held, PageRun, Seen, hold};
-use crate::addr::{Gfn, Pfn, checked_end};
+use crate::addr::{Gfn, Pa, Pfn, checked_end};
 use crate::machine::Machine;
 use crate::manager::{Mm, SCRUB_CHUNK};
 use crate::stage2::guest::{Cursor, tables_needed};
 use crate::stage2::{Descriptor, GUEST_FRAMES, LEAF_LEVEL};
 use crate::state::{self, Quick, Refusal, UnshareHow};
 use crate::tlb::WHOLE_VMID;
-use crate::vm::Vm;
+use crate::vm::{Inner, Vm};
 use crate::word::Frozen;
 
 /// Pages that one entry to EL2 makes private as an image: each is cleaned to the point of coherency.
@@ -280,10 +280,42 @@ impl<'a, M: Machine> Mm<'a, M> {
         let Some(root) = vm.root() else { return Err(Refusal::UNPOPULATED.at(0)) };
         let op = plan.op();
         let mut cursor = Cursor::new(root);
+        let range = (gfn, count);
+        let changes = self.check_addresses(&inner, root, &mut cursor, range, op, plan.empty())?;
+        self.commit(plan, held);
+        if changes {
+            let mut last = (None, Descriptor::INVALID);
+            for index in plan.empty().flatten() {
+                let Some(entry) = cursor.ensure(&self.machine, &mut inner.pool, gfn.offset(index)) else {
+                    break;
+                };
+                if last.0 != Some(entry.descriptor) {
+                    let before = entry.descriptor.address_status();
+                    let after = op.address_status(before).unwrap_or(before);
+                    last = (Some(entry.descriptor), Descriptor::status(after));
+                }
+                entry.write(&self.machine, last.1);
+            }
+            self.machine.dsb_ishst();
+        }
+        Ok(())
+    }
+
+    /// Sees that the pages of a range that are `empty` have no frame and an address whose status `op` may change, and that
+    /// the pool has the tables for it. True if one of them changes.
+    fn check_addresses(
+        &self,
+        inner: &Inner,
+        root: Pa,
+        cursor: &mut Cursor,
+        (gfn, count): (Gfn, u64),
+        op: Convert,
+        empty: impl Iterator<Item = Range<u64>>,
+    ) -> Result<bool, Reply> {
         let mut changes = false;
         // Neighbours have one status as a rule.
         let mut last = None;
-        for Range { start: mut index, end } in plan.empty() {
+        for Range { start: mut index, end } in empty {
             while index < end {
                 let at = gfn.offset(index);
                 let entry = cursor.entry(&self.machine, at);
@@ -302,23 +334,19 @@ impl<'a, M: Machine> Mm<'a, M> {
         if changes && inner.pool.free() < tables_needed(&self.machine, root, gfn, count, LEAF_LEVEL) {
             return Err(Refusal::VM_POOL.whole());
         }
-        self.commit(plan, held);
-        if changes {
-            let mut last = (None, Descriptor::INVALID);
-            for index in plan.empty().flatten() {
-                let Some(entry) = cursor.ensure(&self.machine, &mut inner.pool, gfn.offset(index)) else {
-                    break;
-                };
-                if last.0 != Some(entry.descriptor) {
-                    let before = entry.descriptor.address_status();
-                    let after = op.address_status(before).unwrap_or(before);
-                    last = (Some(entry.descriptor), Descriptor::status(after));
-                }
-                entry.write(&self.machine, last.1);
-            }
-            self.machine.dsb_ishst();
+        Ok(changes)
+    }
+
+    /// What a share, or an unshare without flags, of one address without a frame would answer now.
+    pub(super) fn query_empty(&self, vm: &Vm, root: Pa, gfn: Gfn, share: bool) -> Reply {
+        let unshare = Convert::Unshare { how: UnshareHow::default(), contents: Contents::Keep };
+        let op = if share { Convert::Share } else { unshare };
+        let mut cursor = Cursor::new(root);
+        let one = core::iter::once(0..1);
+        match self.check_addresses(&vm.lock(), root, &mut cursor, (gfn, 1), op, one) {
+            Ok(_) => Reply::done(1),
+            Err(reply) => reply,
         }
-        Ok(())
     }
 
     fn commit(&self, plan: &Plan, held: &mut Held<'_>) {

@@ -118,9 +118,8 @@ impl<'a, M: Machine> Mm<'a, M> {
             Err(refusal) => Ok(GuestQuery { reply: refusal.at(0), frame: None, status: status::NONE }),
             Ok(Seen::Empty(entry)) => {
                 let status = entry.descriptor.address_status();
-                let declared = matches!(status, status::PRIVATE | status::SHARED | status::RELINQUISHED);
-                let reply = match (declared, op) {
-                    (true, query::SHARE | query::UNSHARE) => Reply::done(1),
+                let reply = match op {
+                    query::SHARE | query::UNSHARE => self.query_empty(vm, root, gfn, op == query::SHARE),
                     _ => Refusal::UNPOPULATED.at(0),
                 };
                 Ok(GuestQuery { reply, frame: None, status })

@@ -289,12 +289,20 @@ impl World {
             );
         }
         let mut totals = [0; State::ALL.len()];
+        let mut pins = (0, 0);
         let mut at = BASE;
         while at < self.end() {
             let (done, part) = self.mm.count(Pfn(at), self.end() - at);
             totals.iter_mut().zip(part.states).for_each(|(total, part)| *total += part);
+            pins = (pins.0 + part.cpu_pins, pins.1 + part.dma_pins);
             at += done;
         }
+        let expected = self
+            .model
+            .frames
+            .values()
+            .fold((0, 0), |(cpu, dma), frame| (cpu + frame.cpu_pins, dma + frame.dma_pins));
+        assert_eq!(pins, expected, "{what}: totals of CPU and DMA pins");
         for (state, count) in self.model.totals() {
             assert_eq!(totals[usize::from(state)], count, "{what}: total of state {state}");
         }
