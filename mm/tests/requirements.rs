@@ -467,6 +467,11 @@ fn after_a_panic_foreign_ram_reads_zero_and_nothing_can_be_written() {
     world.share(0, 1, 1);
     world.guest(0, 1, Some(0x0de)).unwrap();
     let (private, shared, pool) = (world.frame(8), world.frame(9), world.frame(0));
+    world.create(1, PROTECTED);
+    world.topup(Some(1), world.frame(20), 4);
+    world.set_status(1, 0, 4, status::PRIVATE);
+    let early = world.frame(30);
+    assert_eq!(world.donate(1, 0, early, 1, status::PRIVATE), Some(Reply::done(1)));
     world.mm.enter_panic_mode();
     for page in [private, pool] {
         let look = Access { write: false, execute: false };
@@ -481,6 +486,11 @@ fn after_a_panic_foreign_ram_reads_zero_and_nothing_can_be_written() {
     assert_eq!(dumped, Some(0x0de), "what is shared is the host's to dump");
     assert_eq!(world.fake().peek(private, world::WORD), 0x5ec);
     assert_eq!(audit::audit(world.mm), Vec::<String>::new());
+    // Nor of a VM that never started, and has no scrap of its own.
+    assert_eq!(world.mm.host_fault(early.base(), Access::default()), HostFault::Resume);
+    assert_eq!(world.fake().host_read(early, world::WORD), Some(0));
+    let store = Access { write: true, execute: false };
+    assert_eq!(world.mm.host_fault(early.base(), store), HostFault::Abort);
     // A reset after it brings every page home, scrubbed.
     let handle = world.handles[&0];
     world.detach(0);

@@ -37,6 +37,10 @@ fn letter<T>(verdict: Result<T, Refusal>) -> char {
     }
 }
 
+fn leaf(word: Word) -> Word {
+    word.add_guest_leaf().unwrap()
+}
+
 fn row(owner: Slot, verdict: impl Fn(Word) -> char) -> String {
     State::ALL.iter().map(|state| verdict(word(*state, owner))).collect()
 }
@@ -74,6 +78,9 @@ fn every_operation_on_every_state_answers_as_the_table_says() {
         ("reclaim, open", |w| letter(state::reclaim(w, ME, false)), "D..BDDX", "DDDDDDX"),
         ("map guest, protected", |w| letter(state::map_guest(w, ME, true)), "DD.DDDX", "DDDDDDX"),
         ("map guest, plain", |w| letter(state::map_guest(w, ME, false)), ".D.DDDX", ".DDDDDX"),
+        ("unmap guest, sealed", |w| letter(state::unmap_guest(leaf(w), ME, true)), ".D.BDDX", ".DDDDDX"),
+        ("unmap guest, open", |w| letter(state::unmap_guest(leaf(w), ME, false)), "...BDDX", ".DDDDDX"),
+        ("unmap guest, no leaf", |w| letter(state::unmap_guest(w, ME, false)), "DDDBDDX", "DDDDDDX"),
         ("pin", |w| letter(state::pin(w, page::CPU_PINS)), ".D.DDDX", ".D.DDDX"),
         ("dma map", |w| letter(state::dma_map(w)), ".D.DDDX", ".D.DDDX"),
         ("hyp pin", |w| letter(state::hyp_pin(w)), ".DDDDDX", ".DDDDDX"),
