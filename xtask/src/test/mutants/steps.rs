@@ -182,4 +182,25 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[("self.lent.remove(machine)", "self.kept.remove(machine).or_else(|| self.lent.remove(machine))")],
         &["requirements::the_host_can_always_feed_its_own_pool"],
     ),
+    Mutant::new(
+        "the host's leaf is made before it is counted",
+        "transition/host.rs",
+        &[("cell.freeze(frame, word, next) else { return false };", "cell.freeze(frame, word, word) else { return false };")],
+        &["order::a_leaf_is_counted_before_it_can_be_used_and_until_its_invalidation_is_over"],
+    ),
+    Mutant::new(
+        "a page is zeroed before the host's leaf is gone",
+        "transition/run.rs",
+        &[
+            ("        if drop_leaves {\n", "        if zero {\n            self.scrub_all(held.iter().map(Frozen::frame));\n        }\n        if drop_leaves {\n"),
+            ("held.len() as u64);\n        }\n        if zero {\n            self.scrub_all(held.iter().map(Frozen::frame));\n        }\n", "held.len() as u64);\n        }\n"),
+        ],
+        &["order::an_unshare_freezes_first_and_is_private_when_no_way_of_the_host_is_left"],
+    ),
+    Mutant::new(
+        "a range of mixed pages runs past its end",
+        "transition/convert.rs",
+        &[("let rest = count - quick_pages;", "let rest = count;")],
+        &["refusals::a_range_of_mixed_pages_touches_nothing_behind_it"],
+    ),
 ];
