@@ -276,3 +276,33 @@ fn words_of_one_kind_change_alike() {
     // Seven states, three flags, two sorts of pins.
     assert_eq!(kinds.len(), 7 * 8 * 4);
 }
+
+/// What the fast paths are for: were one never taken, every verdict would still be right, and late.
+#[test]
+fn the_common_cases_are_known_at_a_glance() {
+    let moved = Word::HOST.add_guest_leaf().unwrap().remove_guest_leaf().unwrap();
+    assert!(state::is_free(Word::HOST) && state::is_free(moved));
+    assert!(state::is_parked(state::park(moved, ME), ME) && !state::is_parked(state::park(moved, ME), OTHER));
+    let private = state::adopt(state::park(moved, ME), ME, State::Private);
+    assert!(private.is_sole(State::Private, ME) && !private.is_sole(State::Private, OTHER));
+    assert!(!private.add_guest_leaf().unwrap().is_sole(State::Private, ME));
+    let shared = private.with_state(State::Shared, ME);
+    let mapped = shared.with_host_leaf(true);
+    let pinned = |word: Word| word.count_up(page::CPU_PINS).unwrap();
+    let quick: [(state::Quick, &[Word]); 7] = [
+        // A pin that a REVOKE has outlived is no hindrance, nor is a lost guest leaf.
+        (state::Quick::share(ME), &[private, pinned(private), private.remove_guest_leaf().unwrap()]),
+        (state::Quick::unshare(ME, false), &[shared]),
+        (state::Quick::unshare(ME, true), &[mapped]),
+        (state::Quick::revoke(ME, false), &[shared, pinned(shared)]),
+        (state::Quick::revoke(ME, true), &[mapped, pinned(mapped)]),
+        (
+            state::Quick::already(ME, State::Private),
+            &[private, pinned(private), private.with_redirection(true)],
+        ),
+        (state::Quick::already(ME, State::Shared), &[shared, mapped, pinned(mapped)]),
+    ];
+    for (quick, words) in quick {
+        assert!(words.iter().all(|word| quick.matches(*word)), "{quick:?}");
+    }
+}

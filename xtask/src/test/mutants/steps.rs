@@ -201,6 +201,6 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "a range of mixed pages runs past its end",
         "transition/convert.rs",
         &[("let rest = count - quick_pages;", "let rest = count;")],
-        &["refusals::a_range_of_mixed_pages_touches_nothing_behind_it"],
+        &["ranges::a_range_of_mixed_pages_touches_nothing_behind_it"],
     ),
 ];

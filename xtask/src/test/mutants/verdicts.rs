@@ -194,12 +194,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
             "State::Private | State::Quarantine if word.is_redirected()",
             "State::Private if word.is_redirected()",
         )],
-        &["blocks::a_holder_finds_its_page_or_its_scrap_at_every_step_of_a_death"],
+        &["block_lives::a_holder_finds_its_page_or_its_scrap_at_every_step_of_a_death"],
     ),
     Mutant::new(
         "memory that a plain VM mapped is taken from the host",
         "state.rs",
         &[("        State::Host => bare,\n        State::Private =>", "        State::Private =>")],
-        &["blocks::a_block_of_lent_memory_outlives_its_vm_with_its_contents"],
+        &["block_lives::a_block_of_lent_memory_outlives_its_vm_with_its_contents"],
     ),
 ];
