@@ -154,6 +154,26 @@ mod tests {
     }
 
     #[test]
+    fn a_word_that_is_let_pass_hides_none_behind_it() {
+        let words = words();
+        let pinned = Word::HOST.count_up(tenure_abi::page::CPU_PINS).unwrap();
+        words[100].init(pinned);
+        words[300].init(state::park(Word::HOST, Slot(3)));
+        let hosts = |word: Word| match word.state() {
+            tenure_abi::page::State::Host => Ok(()),
+            _ => Err(Refusal::STATE),
+        };
+        let refused = FrozenBlock::freeze(&words, Pfn(512), state::is_free, hosts).err();
+        assert_eq!(refused, Some((300, Refusal::STATE)));
+        assert!(words.iter().all(|cell| !cell.load().is_frozen()));
+        words[300].init(Word::HOST);
+        let block = FrozenBlock::freeze(&words, Pfn(512), state::is_free, hosts).unwrap();
+        assert!(words.iter().all(|cell| cell.load().is_frozen()));
+        drop(block);
+        assert_eq!(words[100].load(), pinned);
+    }
+
+    #[test]
     fn a_block_is_published_from_what_each_word_was() {
         let words = words();
         let block = FrozenBlock::freeze(&words, Pfn(512), state::is_free, state::donate).unwrap();

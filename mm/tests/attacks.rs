@@ -8,7 +8,7 @@ use tenure_abi::flags::{pin, status, unshare, vm as vm_flags};
 use tenure_abi::page::{self, State};
 use tenure_abi::{Reply, Status, reply};
 use tenure_mm::model::Touch;
-use tenure_mm::{HostFault, Pfn};
+use tenure_mm::{Gfn, GuestFault, HostFault, Pfn};
 use world::{Layout, World};
 
 const PROTECTED: u64 = vm_flags::PROTECTED | vm_flags::RIGHT_REVOKE;
@@ -90,7 +90,17 @@ fn repeated_faults_and_maps_change_no_count() {
     };
     let first = word(&mut world, page);
     world.touch(page, None);
+    // Nothing is made anew, which would cost every CPU its translation.
+    world.fake().reset_log();
     assert_eq!(word(&mut world, page), first);
+    assert_eq!(world.host_map(page, 1), Reply::done(1));
+    assert_eq!(word(&mut world, own), tenure_mm::Word::HOST);
+    let vm = world.vm(0).unwrap();
+    assert_eq!(world.mm.guest_fault(&vm, Gfn(0).base()), GuestFault::Resume);
+    drop(vm);
+    let counts = world.fake().counts();
+    assert_eq!((counts.writes, counts.tlbis), (0, 0));
+    assert_eq!(world.word(page), first);
     assert_eq!(world.guest_map(0, 100, own, 1), Some(Reply::done(1)));
     assert_eq!(world.guest_map(0, 100, own, 1).unwrap().status, Status::Denied);
     assert_eq!(world.word(own).guest_leaves(), 1);

@@ -12,7 +12,7 @@ use tenure_abi::page::State;
 use tenure_abi::{Reply, Status, reply};
 use tenure_mm::fake::{Event, on_cpu};
 use tenure_mm::model::Touch;
-use tenure_mm::{Access, Gfn, HostFault, Pfn, audit};
+use tenure_mm::{Access, Gfn, HostFault, Pfn, PinKind, audit};
 use world::blocks::{BLOCK, GFN, donate, furnished, host_level, level, world};
 use world::{Layout, WORD, World};
 
@@ -70,6 +70,33 @@ fn a_holder_finds_its_page_or_its_scrap_at_every_step_of_a_death() {
             break;
         }
     }
+}
+
+/// F4: the last pin of a page that is parked does not send it home: the scrap that stands in for it has to go first.
+#[test]
+fn a_page_that_is_parked_goes_home_by_its_vms_death_and_not_by_its_last_unpin() {
+    let mut world = world();
+    let first = world.frame(0);
+    donate(&mut world, 0, GFN, first, BLOCK);
+    let page = first.offset(400);
+    world.share(0, GFN + 400, 1);
+    world.pin_cpu(page);
+    world.unshare(0, GFN + 400, 1, unshare::REVOKE);
+    assert_eq!(world.touch(page, None), (Touch::Scrap, Some(0)));
+    let (mm, handle) = (world.mm, world.handles[&0]);
+    world.detach(0);
+    while mm.query(page).unwrap().state() == State::Private {
+        assert!(!mm.vm_destroy(handle).finished);
+    }
+    let unpinned = mm.unpin(page, 1, PinKind::Cpu);
+    assert_eq!((unpinned.reply, unpinned.released), (Reply::done(1), 0));
+    assert_eq!(mm.query(page).unwrap().state(), State::Quarantine);
+    assert!((0..4096).any(|_| mm.vm_destroy(handle).finished));
+    assert_eq!(mm.query(page).unwrap().state(), State::Host);
+    assert_eq!(world.fake().host_read(page, WORD), None, "no leaf of scrap is left");
+    assert_eq!(mm.host_fault(page.base(), Access::default()), HostFault::Resume);
+    assert!(world.fake().host_write(page, WORD, 7) && world.fake().peek(page, WORD) == 7);
+    assert_eq!(world.violations(), Vec::<String>::new());
 }
 
 /// Scenario 19: while one CPU takes a block from the host, the other is told to try again.
@@ -211,4 +238,75 @@ fn a_block_of_lent_memory_outlives_its_vm_with_its_contents() {
     assert_eq!(world.word(first.offset(3)).cpu_pins(), 1);
     assert_eq!(host_level(&world, first), 2, "the host's block was never broken");
     world.unpin_cpu(first.offset(3));
+}
+
+/// B1: what a block takes tables for, with pools of every size: the host's, to give it away; the VM's, to have it, to cut it,
+/// and to note what a merge keeps.
+#[test]
+fn a_shortage_at_each_site_of_a_block_leaves_no_trace_and_the_same_call_succeeds_later() {
+    let (mut of_vm, mut of_host) = (0, 0);
+    for (spare, pages) in [(0, 1), (1, 2), (2, 3), (0, 5)] {
+        let mut world = World::new(Layout { frames: 3 * BLOCK, spare, blocks: true });
+        world.audit_every = 8;
+        let (first, mut next) = (world.frame(0), 2 * BLOCK);
+        let mut insist = |world: &mut World, what: &str, act: &dyn Fn(&mut World) -> Option<Reply>| {
+            // Nothing is left in stock: whoever needs a page is short of it.
+            world.drain_pool(Some(0), 8);
+            while world.drain_pool(None, 8).is_some_and(|pages| !pages.is_empty()) {}
+            for _ in 0..12 {
+                let books = |world: &World| {
+                    let vm = world.mm.pool_info(world.vm(0).as_deref());
+                    (vm, world.mm.pool_info(None), host_level(world, first))
+                };
+                let before = books(world);
+                let reply = act(world).unwrap();
+                if reply.status != Status::NoMemory {
+                    assert_eq!(reply.status, Status::Success, "{what}: {reply}");
+                    return reply.done;
+                }
+                // A declaration keeps the tables that it has made so far.
+                assert!(books(world) == before || what.starts_with("SET_STATUS"), "{what}");
+                let vm = (reply.mask & reply::VM_POOL != 0).then_some(0);
+                *(if vm.is_some() { &mut of_vm } else { &mut of_host }) += 1;
+                let page = world.frame(next);
+                next += 1;
+                if world.topup(vm, page, 1).unwrap().status == Status::NoMemory {
+                    assert_eq!(world.topup(None, page, 1), Some(Reply::done(1)));
+                }
+            }
+            panic!("{what} never succeeds");
+        };
+        world.create(0, flags::RIGHT_REVOKE);
+        insist(&mut world, "POOL_TOPUP", &|world| world.topup(Some(0), world.frame(2 * BLOCK + 100), pages));
+        insist(&mut world, "VM_ACTIVATE", &|world| world.activate(0));
+        for from in [0, 2 * BLOCK] {
+            insist(&mut world, "SET_STATUS", &|world| world.set_status(0, from, 2 * BLOCK, status::PRIVATE));
+        }
+        let mut done = 0;
+        while done < BLOCK {
+            let donate = |world: &mut World| {
+                world.donate(0, GFN + done, first.offset(done), BLOCK - done, status::PRIVATE)
+            };
+            done += insist(&mut world, "DONATE", &donate);
+        }
+        assert_eq!(level(&world, 0, GFN), 2);
+        insist(&mut world, "SHARE", &|world| world.share(0, GFN, BLOCK));
+        for gfn in [GFN + 9, GFN + 300] {
+            insist(&mut world, "GUEST_UNMAP", &|world| world.guest_unmap(0, gfn, 1));
+            let frame = first.offset(gfn - GFN);
+            insist(&mut world, "GUEST_MAP", &|world| world.guest_map(0, gfn, frame, 1));
+        }
+        insist(&mut world, "RELINQUISH", &|world| world.relinquish(0, GFN + 77, 2));
+        insist(&mut world, "SHARE of an empty page", &|world| world.share(0, 3 * BLOCK + 5, 1));
+        insist(&mut world, "UNSHARE of empty pages", &|world| world.unshare(0, 3 * BLOCK, 8, 0));
+        insist(&mut world, "SET_STATUS of a page", &|world| {
+            world.set_status(0, 1000 * BLOCK, 1, status::NONE)
+        });
+        insist(&mut world, "GUEST_MAP of lent memory", &|world| {
+            world.guest_map(0, 1000 * BLOCK, first.offset(BLOCK), 1)
+        });
+        world.destroy(0);
+        assert!((0..2 * BLOCK).all(|page| world.state(first.offset(page)) == State::Host));
+    }
+    assert!(of_vm > 4 && of_host > 0, "{of_vm} shortages of the VM's pool, {of_host} of the host's");
 }

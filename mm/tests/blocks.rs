@@ -12,7 +12,7 @@ use tenure_abi::{Reply, Status, reply};
 use tenure_mm::fake::Event;
 use tenure_mm::model::Touch;
 use tenure_mm::stage2::guest::{Cursor, walk};
-use tenure_mm::{Gfn, GuestFault};
+use tenure_mm::{Access, Gfn, GuestFault, HostFault};
 use world::blocks::{BLOCK, GFN, donate, furnished, host_level, level, world};
 use world::{Layout, World};
 
@@ -172,6 +172,28 @@ fn a_look_at_the_word_of_a_group_costs_a_scrub_at_most() {
     assert!(!world.word(leader).owes_scrub());
     assert_eq!(mm.reclaim(&vm, first.offset(20), 1), Reply::done(1));
     assert!(world.word(leader).owes_scrub());
+}
+
+#[test]
+fn while_the_hosts_block_is_split_or_merged_its_pages_never_abort() {
+    let mut world = world();
+    let (mm, first) = (world.mm, world.frame(0));
+    let look = move |page: u64| {
+        move |_: &Event| {
+            let access = Access { write: true, execute: false };
+            assert_eq!(mm.host_fault(first.offset(page).base(), access), HostFault::Resume);
+        }
+    };
+    world.fake().interfere(Some(Arc::new(look(5))));
+    donate(&mut world, 0, 7, first.offset(9), 1);
+    assert_eq!(host_level(&world, first), 3);
+    world.relinquish(0, 7, 1);
+    for _ in 0..4 {
+        let _ = mm.pool_drain(None, 1);
+    }
+    world.fake().interfere(None);
+    assert_eq!(host_level(&world, first), 2);
+    assert_eq!(world.touch(first.offset(5), Some(1)).0, Touch::Frame);
 }
 
 #[test]

@@ -198,6 +198,8 @@ fn a_query_gives_the_verdict_of_an_attempt_when_a_pool_is_short_too() {
     assert_eq!(world.unshare(0, 0, 1, 0), Some(Reply::done(1)));
     assert_eq!(world.topup(Some(0), world.frame(2), 1), Some(Reply::done(1)));
     assert_eq!(world.share(0, 0, 1), Some(short), "one of two");
+    assert_eq!(world.unshare(0, 0, 1, 0), Some(Reply::done(1)));
+    assert_eq!(world.mm.pool_info(world.vm(0).as_deref()).0, 1, "nor where there is one");
     assert_eq!(world.topup(Some(0), world.frame(3), 1), Some(Reply::done(1)));
     assert_eq!(world.share(0, 0, 1), Some(Reply::done(1)));
     assert_eq!(world.unshare(0, 0, 1, 0), Some(Reply::done(1)));
