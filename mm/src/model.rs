@@ -10,6 +10,7 @@
 mod block;
 mod guest;
 mod host;
+mod map;
 mod pins;
 mod view;
 
@@ -20,6 +21,7 @@ use tenure_abi::flags::{self, status};
 use tenure_abi::page::State;
 use tenure_abi::{MAX_ATOMIC_PAGES, Mask, Reply, Status, reply};
 
+pub use map::Map;
 pub use pins::{Freed, Touch};
 pub use view::View;
 
@@ -95,7 +97,7 @@ pub struct Vm {
     pub protected: bool,
     pub may_revoke: bool,
     pub active: bool,
-    pub addresses: BTreeMap<u64, Address>,
+    pub addresses: Map<Address>,
 }
 
 impl Vm {
@@ -139,7 +141,7 @@ type Block = (Status, Mask);
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Model {
     /// RAM.
-    pub frames: BTreeMap<u64, Frame>,
+    pub frames: Map<Frame>,
     /// VMs that live, by the number that the test gave them.
     pub vms: BTreeMap<usize, Vm>,
 }
