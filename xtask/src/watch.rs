@@ -98,9 +98,18 @@ impl Watched {
         let _ = fs::remove_file(&self.socket);
         let checker = checker.context("QEMU's plugin did not call")?;
         let counts = checker.counts;
+        let [host_splits, splits] = counts.blocks.split;
+        let [host_merges, merges] = counts.blocks.merged;
         let line = format!(
-            "{} descriptor writes ({} taken out, {} made), {} TLBIs, {} DSBs, {} tables compared",
-            counts.writes, counts.breaks, counts.makes, counts.tlbis, counts.dsbs, counts.compared
+            "{} descriptor writes ({} taken out, {} made), {} TLBIs, {} DSBs, {} tables compared; \
+             guests' blocks: {} given, {splits} split, {merges} merged; the host's: {host_splits} split, {host_merges} merged",
+            counts.writes,
+            counts.breaks,
+            counts.makes,
+            counts.tlbis,
+            counts.dsbs,
+            counts.compared,
+            counts.blocks.given
         );
         let mut findings = checker.findings;
         if counts.writes == 0 || counts.tlbis == 0 {

@@ -5,12 +5,17 @@
 //! 2. When EL2 is left, every translation that was taken away on the way is gone from every TLB.
 //! 3. A frame is not mapped for somebody while a translation of it that was taken from somebody else may live.
 //! 4. A VMID gets another root only after everything of it was invalidated.
-//! 5. The log is whole: now and then the host's tables are compared with what the log makes of them.
+//! 5. A table that takes the place of a guest's block, or a block that of a table, translates as before; an entry that says MOVING
+//!    says something else when EL2 is left; a block of the host stands for itself.
+//! 6. The log is whole: now and then the host's tables are compared with what the log makes of them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+mod blocks;
+
 use super::event::{Event, Kind};
 use super::stale::{Stale, Tlbi};
+use blocks::{Blocks, Former, Run, is_moving};
 
 const CPUS: usize = 8;
 const ENTRIES: usize = 512;
@@ -58,6 +63,8 @@ pub struct Counts {
     pub dsbs: u64,
     /// Tables compared with the log.
     pub compared: u64,
+    /// Blocks that came and went.
+    pub blocks: Blocks,
 }
 
 /// The checker.
@@ -70,6 +77,12 @@ pub struct Checker {
     links: HashMap<u64, (u64, u32, u64)>,
     stale: BTreeMap<u64, Stale>,
     comparing: Option<(u64, Box<[u64; ENTRIES]>)>,
+    /// What stood in entries above level 3 that were broken in this visit to EL2.
+    former: BTreeMap<u64, Former>,
+    /// The split whose table is being sent.
+    forming: Option<(u64, Former)>,
+    /// Entries that were made to say MOVING, and by which CPU.
+    moving: BTreeMap<u64, usize>,
     step: Option<u64>,
     /// What is wrong.
     pub findings: Vec<String>,
@@ -88,6 +101,9 @@ impl Checker {
             links: HashMap::new(),
             stale: BTreeMap::new(),
             comparing: None,
+            former: BTreeMap::new(),
+            forming: None,
+            moving: BTreeMap::new(),
             step: None,
             findings: Vec::new(),
             counts: Counts::default(),
@@ -102,6 +118,9 @@ impl Checker {
         }
         if !matches!(kind, Kind::Entry { .. }) {
             self.compared();
+        }
+        if !matches!(kind, Kind::Entry { .. } | Kind::Page { .. }) {
+            self.table_formed();
         }
         match kind {
             Kind::Write { at, value } => self.write(cpu, at, value, pc),
@@ -244,6 +263,14 @@ impl Checker {
         let ipa = table.ipa + index as u64 * span;
         let was_table = table.is_table(old);
         let place = format!("{ipa:#x} of VMID {vmid} (level {level}) at {}", self.place(pc));
+        let before = if level < LEAF_LEVEL && old & VALID != 0 {
+            self.runs(old, level, ipa, span)
+        } else {
+            Vec::new()
+        };
+        if is_moving(value) {
+            self.moving.insert(at, cpu);
+        }
         match (old & VALID != 0, value & VALID != 0) {
             (_, true) if old == value => {}
             (true, true) => {
@@ -253,12 +280,15 @@ impl Checker {
                 }
                 let less = old & READ_WRITE & !value != 0 || value & NEVER_EXECUTE & !old != 0;
                 if !same || less {
-                    self.take_out(at, old, vmid, (ipa, span), (cpu, pc), was_table);
+                    self.take_out(at, old, vmid, (ipa, span), (cpu, pc), &before, was_table);
                 }
             }
             (true, false) => {
                 self.counts.breaks += 1;
-                self.take_out(at, old, vmid, (ipa, span), (cpu, pc), was_table);
+                self.take_out(at, old, vmid, (ipa, span), (cpu, pc), &before, was_table);
+                if level < LEAF_LEVEL {
+                    self.broken(cpu, at, was_table, before);
+                }
             }
             (false, true) => {
                 self.counts.makes += 1;
@@ -275,19 +305,37 @@ impl Checker {
                 if level == LEAF_LEVEL || value & 2 == 0 {
                     self.mapped(vmid, value & ADDRESS, span, &place);
                 }
+                if level < LEAF_LEVEL {
+                    self.formed(cpu, at, value);
+                }
             }
             (false, false) => {}
         }
         self.link(page, index, value);
     }
 
-    fn take_out(&mut self, at: u64, old: u64, vmid: u64, range: (u64, u64), who: (usize, u64), table: bool) {
+    #[allow(clippy::too_many_arguments, reason = "what is known of an entry")]
+    fn take_out(
+        &mut self,
+        at: u64,
+        old: u64,
+        vmid: u64,
+        range: (u64, u64),
+        who: (usize, u64),
+        runs: &[Run],
+        table: bool,
+    ) {
         let leaves = table.then(|| {
             let mut leaves = BTreeSet::new();
             self.leaves(old & ADDRESS, &mut leaves);
             leaves
         });
-        self.stale.insert(at, Stale::new(old, vmid, range, who, leaves));
+        let frames = match runs {
+            [] => vec![(old & ADDRESS, range.1)],
+            runs => runs.iter().map(|run| (run.frame, run.bytes)).collect(),
+        };
+        let frames = if table && runs.is_empty() { Vec::new() } else { frames };
+        self.stale.insert(at, Stale::new(old, vmid, range, who, frames, leaves));
     }
 
     /// A table that no walk can reach any more, and those below it, may be used for anything.
@@ -312,10 +360,7 @@ impl Checker {
 
     /// A frame, or a block of them, is mapped: nobody else's translation of it may be on its way out.
     fn mapped(&mut self, vmid: u64, frame: u64, span: u64, place: &str) {
-        let other = self.stale.values().find(|stale| {
-            let start = stale.old & ADDRESS;
-            stale.vmid != vmid && start < frame + span && frame < start + stale.span
-        });
+        let other = self.stale.values().find(|stale| stale.vmid != vmid && stale.reaches(frame, span));
         if let Some(stale) = other {
             let (from, missing) = (stale.vmid, stale.missing());
             self.find(format!(
@@ -325,6 +370,7 @@ impl Checker {
     }
 
     fn leave(&mut self, cpu: usize) {
+        self.structure_left(cpu);
         let left: Vec<_> =
             self.stale.iter().filter(|(_, stale)| stale.cpu == cpu).map(|(at, _)| *at).collect();
         for at in left {

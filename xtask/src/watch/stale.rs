@@ -69,14 +69,14 @@ pub struct Stale {
     pub vmid: u64,
     /// First address that it translated.
     pub ipa: u64,
-    /// Bytes that it translated.
-    pub span: u64,
     /// CPU that took it out.
     pub cpu: usize,
     /// Where in the program.
     pub pc: u64,
     /// It was a table.
     pub table: bool,
+    /// What it led to: addresses of frames, and bytes.
+    frames: Vec<(u64, u64)>,
     /// Leaves under it by their address and span, if it was a table: each may stand in a TLB by itself.
     leaves: BTreeSet<(u64, u64)>,
     visible: bool,
@@ -91,13 +91,19 @@ impl Stale {
         vmid: u64,
         (ipa, span): (u64, u64),
         (cpu, pc): (usize, u64),
+        frames: Vec<(u64, u64)>,
         leaves: Option<BTreeSet<(u64, u64)>>,
     ) -> Self {
         let table = leaves.is_some();
         let leaves =
             leaves.filter(|leaves| !leaves.is_empty()).unwrap_or_else(|| BTreeSet::from([(ipa, span)]));
         let (stage2, combined) = (Part::Open, Part::Open);
-        Self { old, vmid, ipa, span, cpu, pc, table, leaves, visible: false, stage2, combined }
+        Self { old, vmid, ipa, cpu, pc, table, frames, leaves, visible: false, stage2, combined }
+    }
+
+    /// Whether it led to one of these frames.
+    pub fn reaches(&self, frame: u64, bytes: u64) -> bool {
+        self.frames.iter().any(|(start, length)| *start < frame + bytes && frame < start + length)
     }
 
     /// A TLBI by `cpu`, whose VTTBR_EL2 names `vmid`.

@@ -189,3 +189,161 @@ fn a_store_that_the_log_lacks_is_found() {
     happen(&mut checker, &[Kind::Same { page: LEVEL3 }, Kind::Entry { at: ENTRY, value: OTHER }, Kind::Eret]);
     assert!(checker.findings[0].contains("written unseen"), "{:?}", checker.findings);
 }
+
+/// A block of 2 MiB in place of the machine's level-3 table, and one entry of a level-3 table that maps the same.
+const BLOCK: u64 = 0x4120_07fd;
+const MOVING: u64 = 1 << 5;
+/// TLBI of all that a block covers, by one of its addresses or by a range of 512 pages (D8.17.6: SCALE 1, NUM 7).
+const RIPAS2E1IS: u32 = 0xd50c_8040;
+
+fn entry_of_block(value: u64) -> Kind {
+    Kind::Write { at: LEVEL2, value }
+}
+
+/// The level-3 table as it is sent: the pages of the block, but those that `change` says.
+fn table_of_block(change: impl Fn(u64) -> u64) -> Vec<Kind> {
+    let entries =
+        (0..512).map(|slot| Kind::Entry { at: LEVEL3 + 8 * slot, value: change((BLOCK | 2) + slot * PAGE) });
+    [Kind::Page { page: LEVEL3, level: 3 }].into_iter().chain(entries).collect()
+}
+
+/// Invalidation of the block's whole range.
+fn invalidation() -> Vec<Kind> {
+    let range = 1 << 44 | 7 << 39;
+    [dsb(ISHST), tlbi(RIPAS2E1IS, range), dsb(ISH), tlbi(VMALLE1IS, 0), dsb(ISH)].to_vec()
+}
+
+/// A machine whose VMID 1 maps a block.
+fn block_machine() -> Checker {
+    let mut checker = Checker::new(0x4020_0000..0x4030_0000);
+    let kinds = [
+        Kind::Vttbr(1 << 48 | ROOT),
+        Kind::Page { page: ROOT, level: 1 },
+        Kind::Entry { at: ROOT, value: LEVEL2 | 3 },
+        Kind::Page { page: LEVEL2, level: 2 },
+        Kind::Entry { at: LEVEL2, value: BLOCK },
+    ];
+    happen(&mut checker, &kinds);
+    checker
+}
+
+/// The block is split by `between` its break and its make, into a table of these pages; and then merged again by `after`.
+fn split_and_merged(between: &[Kind], pages: &[Kind], after: &[Kind], block: u64) -> Checker {
+    let mut checker = block_machine();
+    happen(&mut checker, &[entry_of_block(MOVING)]);
+    happen(&mut checker, between);
+    happen(&mut checker, &[entry_of_block(LEVEL3 | 3)]);
+    happen(&mut checker, pages);
+    happen(&mut checker, &[Kind::Eret, entry_of_block(MOVING)]);
+    let out_of_use = (0..512).map(|slot| Kind::Write { at: LEVEL3 + 8 * slot, value: MOVING });
+    happen(&mut checker, &out_of_use.collect::<Vec<_>>());
+    happen(&mut checker, after);
+    happen(&mut checker, &[entry_of_block(block), dsb(ISHST), Kind::Eret]);
+    checker
+}
+
+#[test]
+fn a_block_that_is_split_and_merged_with_break_before_make_passes() {
+    let checker = split_and_merged(&BY_ADDRESS_0, &table_of_block(|page| page), &invalidation(), BLOCK);
+    assert_eq!(checker.findings, [""; 0]);
+    assert_eq!((checker.counts.blocks.split, checker.counts.blocks.merged), ([0, 1], [0, 1]));
+    // The kept table serves again: what it says is read anew.
+    let mut checker = checker;
+    happen(&mut checker, &[entry_of_block(MOVING)]);
+    happen(&mut checker, &BY_ADDRESS_0);
+    happen(&mut checker, &[entry_of_block(LEVEL3 | 3)]);
+    happen(&mut checker, &table_of_block(|page| page));
+    happen(&mut checker, &[Kind::Eret]);
+    assert_eq!(checker.findings, [""; 0]);
+    assert_eq!(checker.counts.blocks.split, [0, 2]);
+}
+
+/// As [`BY_ADDRESS`], for the block's first address.
+const BY_ADDRESS_0: [Kind; 5] = [
+    Kind::Dsb { option: ISHST },
+    Kind::Tlbi { code: IPAS2E1IS, value: 0 },
+    Kind::Dsb { option: ISH },
+    Kind::Tlbi { code: VMALLE1IS, value: 0 },
+    Kind::Dsb { option: ISH },
+];
+
+#[test]
+fn each_part_of_a_split_and_of_a_merge_is_needed() {
+    for index in 0..5 {
+        let (mut less, whole) = (BY_ADDRESS_0.to_vec(), invalidation());
+        less.remove(index);
+        let checker = split_and_merged(&less, &table_of_block(|page| page), &whole, BLOCK);
+        assert!(checker.findings[0].contains("is made while"), "split, {index}: {:?}", checker.findings);
+        let mut less = invalidation();
+        less.remove(index);
+        let checker = split_and_merged(&BY_ADDRESS_0, &table_of_block(|page| page), &less, BLOCK);
+        assert!(!checker.findings.is_empty(), "merge, {index}");
+    }
+    // One page of the table is not one block.
+    let checker = split_and_merged(&BY_ADDRESS_0, &table_of_block(|page| page), &BY_ADDRESS_0, BLOCK);
+    assert!(checker.findings[0].contains("no TLBI covers it"), "{:?}", checker.findings);
+}
+
+#[test]
+fn a_table_and_a_block_in_place_of_one_another_translate_the_same() {
+    let moved = |page: u64| if page == (BLOCK | 2) + 7 * PAGE { page + PAGE } else { page };
+    let checker = split_and_merged(&BY_ADDRESS_0, &table_of_block(moved), &invalidation(), BLOCK);
+    assert!(
+        checker.findings[0].contains("split into a table that translates otherwise"),
+        "{:?}",
+        checker.findings
+    );
+    assert!(
+        checker.findings[1].contains("made of a table that translates otherwise"),
+        "{:?}",
+        checker.findings
+    );
+    let executable = |page: u64| if page == BLOCK | 2 { page | NEVER_EXECUTE } else { page };
+    let checker = split_and_merged(&BY_ADDRESS_0, &table_of_block(executable), &invalidation(), BLOCK);
+    assert_eq!(checker.findings.len(), 2, "{:?}", checker.findings);
+}
+
+#[test]
+fn an_entry_does_not_say_moving_when_el2_is_left() {
+    let mut checker = block_machine();
+    happen(&mut checker, &[entry_of_block(MOVING)]);
+    happen(&mut checker, &BY_ADDRESS_0);
+    happen(&mut checker, &[Kind::Eret]);
+    assert!(checker.findings[0].contains("says MOVING"), "{:?}", checker.findings);
+}
+
+#[test]
+fn what_was_taken_out_with_a_table_is_given_to_nobody_before_its_invalidation() {
+    let mut checker = machine();
+    let other = [
+        Kind::Write { at: LEVEL2, value: 0 },
+        Kind::Vttbr(2 << 48 | 0x6000_0000),
+        Kind::Page { page: 0x6000_0000, level: 1 },
+        Kind::Entry { at: 0x6000_0000, value: 0x6000_1003 },
+        Kind::Page { page: 0x6000_1000, level: 2 },
+        // The block around the table's one frame.
+        Kind::Write { at: 0x6000_1000, value: 0x4100_07fd },
+    ];
+    happen(&mut checker, &other);
+    assert!(
+        checker.findings[0].contains("is mapped while VMID 1 may still reach it"),
+        "{:?}",
+        checker.findings
+    );
+}
+
+#[test]
+fn a_block_of_the_host_stands_for_itself() {
+    for (block, findings) in [(0x4120_07fd, 0), (0x4140_07fd, 1)] {
+        let mut checker = Checker::new(0x4020_0000..0x4030_0000);
+        let kinds = [
+            Kind::Vttbr(ROOT),
+            Kind::Page { page: ROOT, level: 1 },
+            Kind::Entry { at: ROOT + 8, value: LEVEL2 | 3 },
+            Kind::Page { page: LEVEL2, level: 2 },
+            Kind::Write { at: LEVEL2 + 8 * 9, value: block },
+        ];
+        happen(&mut checker, &kinds);
+        assert_eq!(checker.findings.len(), findings, "{:?}", checker.findings);
+    }
+}
