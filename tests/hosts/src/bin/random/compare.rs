@@ -7,13 +7,15 @@ use tenure_abi::flags::{query, status};
 use tenure_abi::page::State;
 use tenure_abi::{PAGE_SIZE, Reply};
 use tenure_mm::VmHandle;
-use tenure_mm::model::{Frame, Touch, View};
+use tenure_mm::model::{Frame, Model, Touch, View};
 use tenure_test_hosts::{calls, memory};
 use tenure_test_rt::harness::TestResult;
 use tenure_test_rt::probe::{self, Outcome};
 use tenure_test_rt::{check, check_eq, fail};
 
-use crate::world::{FRAMES, GFN, GFNS, World};
+use crate::contents::is_parked;
+use crate::place::{ALL, BLOCK, FRAMES, GFN, GFNS, WIDE, WIDE_GFN};
+use crate::world::{VMS, World};
 
 /// What a page that the host may not touch answers: a data abort with an alignment fault.
 pub const REFUSED: (u64, u64) = (0x25, 0x21);
@@ -25,17 +27,87 @@ const VALID: u64 = 1;
 const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 const XN: u64 = 1 << 54;
 
+/// Frames of the blocks, and addresses of the wide window, that are looked at after a step though it cannot have touched them.
+const ROLL: u64 = 8;
+/// Steps after which every place is looked at.
+const WHOLE: u64 = 2048;
+/// Steps after which the addresses of all VMs are looked at, and the totals of the blocks; in between each step looks at those of
+/// one VM.
+const ALL_VMS: u64 = 16;
+/// Of what a call names, the most that is looked at if it did nothing.
+const NAMED: u64 = 32;
+/// Words of a page that the host reads, a different one each step: those that are written one by one, and others.
+const WORDS: u64 = 11;
+
 impl World {
-    /// All that calls tell, without changing it; addresses of these VMs only.
+    /// After the step of this number, which found the model as it was `before`: all that the step can have touched, the arena, the
+    /// narrow window of a VM, and a part of the rest; now and then everything.
     ///
     /// # Errors
     /// The first difference.
-    pub fn compare(&self, mut vms: Range<usize>) -> TestResult {
-        for (pfn, frame) in &self.model.frames {
-            self.compare_frame(*pfn, frame)?;
+    pub fn compare_step(&self, before: &Model, step: u64) -> TestResult {
+        if step.is_multiple_of(WHOLE) {
+            return self.compare_all();
         }
-        vms.try_for_each(|vm| self.compare_addresses(vm))?;
-        self.compare_totals()
+        let all = step.is_multiple_of(ALL_VMS);
+        let vm = step as usize % VMS;
+        self.compare_since(before, if all { 0..VMS } else { vm..vm + 1 }, step % WORDS)?;
+        let (blocks, end) = (self.first + FRAMES, self.first + ALL);
+        let at = blocks + step * ROLL % (end - blocks);
+        self.compare_frames(at..at + ROLL, step % WORDS)?;
+        let at = step / VMS as u64 * ROLL % WIDE;
+        self.compare_addresses(vm, WIDE_GFN + at..WIDE_GFN + (at + ROLL).min(WIDE))?;
+        if all { self.compare_totals(FRAMES..ALL) } else { Ok(()) }
+    }
+
+    /// Everything.
+    ///
+    /// # Errors
+    /// The first difference.
+    pub fn compare_all(&self) -> TestResult {
+        self.compare_frames(self.model.frames.keys().copied(), 0)?;
+        for vm in 0..VMS {
+            self.compare_addresses(vm, GFN..GFN + GFNS)?;
+            self.compare_addresses(vm, WIDE_GFN..WIDE_GFN + WIDE)?;
+        }
+        self.compare_totals(0..FRAMES)?;
+        self.compare_totals(FRAMES..ALL)
+    }
+
+    /// All that calls tell, without changing it: of the arena and of the narrow windows of these VMs; of the blocks and wide windows
+    /// what is not as it was `before`, or was named by the last call.
+    ///
+    /// # Errors
+    /// The first difference.
+    pub fn compare_since(&self, before: &Model, mut vms: Range<usize>, word: u64) -> TestResult {
+        let blocks = self.first + FRAMES..self.first + ALL;
+        let runs = self.parties.iter().flatten().map(|party| party.vm.run_pfn);
+        self.compare_frames((self.first..blocks.start).chain(self.far).chain(runs), word)?;
+        let [frames, addresses] = self.named.get().map(|(first, count)| first..first + count.min(NAMED));
+        let changed = self.model.frames.since(&before.frames).filter(|(_, was, now)| Some(*now) != *was);
+        let changed = changed.map(|(pfn, ..)| pfn).filter(|pfn| !frames.contains(pfn));
+        let named = frames.clone().chain(changed).filter(|pfn| blocks.contains(pfn));
+        self.compare_frames(named, word)?;
+        vms.try_for_each(|vm| self.compare_addresses(vm, GFN..GFN + GFNS))?;
+        for (vm, now) in &self.model.vms {
+            let was = before.vms.get(vm).map(|was| &was.addresses);
+            let changed = was.map(|was| now.addresses.since(was).filter(|(_, was, now)| Some(*now) != *was));
+            let changed = changed.into_iter().flatten().map(|(gfn, ..)| gfn);
+            let wide =
+                addresses.clone().chain(changed).filter(|gfn| (WIDE_GFN..WIDE_GFN + WIDE).contains(gfn));
+            self.compare_addresses(*vm, wide)?;
+        }
+        self.compare_totals(0..FRAMES)
+    }
+
+    /// The words of frames, what the host's table holds for them, and a word of each as the host reads it.
+    fn compare_frames(&self, pfns: impl IntoIterator<Item = u64>, word: u64) -> TestResult {
+        for pfn in pfns {
+            let Some(frame) = self.model.frames.get(&pfn) else { continue };
+            self.compare_frame(pfn, frame)?;
+            self.compare_reach(pfn, frame, word)?;
+        }
+        Ok(())
     }
 
     fn slot_of(&self, vm: usize) -> u64 {
@@ -54,7 +126,9 @@ impl World {
         let (descriptor, level) = (regs.x(5), regs.x(6));
         let target = (descriptor & VALID != 0).then_some((descriptor & ADDRESS) / PAGE_SIZE);
         if frame.state == State::Host {
-            let inside = level < LEAF_LEVEL || target.is_none_or(|target| target == pfn);
+            let own =
+                if level < LEAF_LEVEL { pfn - pfn % (BLOCK << (9 * (LEAF_LEVEL - 1 - level))) } else { pfn };
+            let inside = target.map_or(level == LEAF_LEVEL, |target| target == own);
             check!(inside, "the host's own frame {pfn:#x} leads to {descriptor:#x}");
             return Ok(());
         }
@@ -85,10 +159,10 @@ impl World {
         Ok(())
     }
 
-    /// The guest's table: which frame stands at each address of the window, or what the address is without one.
-    fn compare_addresses(&self, vm: usize) -> TestResult {
+    /// The guest's table: which frame stands at each of these addresses, or what the address is without one.
+    fn compare_addresses(&self, vm: usize, gfns: impl IntoIterator<Item = u64>) -> TestResult {
         let (Some(handle), Some(model)) = (self.handle(vm), self.model.vms.get(&vm)) else { return Ok(()) };
-        for gfn in GFN..GFN + GFNS {
+        for gfn in gfns {
             let (_, regs) = calls::query_guest(handle, gfn, query::SHARE);
             let real = (regs.x(5), regs.x(6));
             let expect = match model.addresses.get(&gfn) {
@@ -103,11 +177,19 @@ impl World {
         Ok(())
     }
 
-    fn compare_totals(&self) -> TestResult {
-        let (reply, regs) = calls::count(self.first, FRAMES);
-        check_eq!(reply, Reply::done(FRAMES), "COUNT");
+    /// Totals of the frames of these numbers.
+    fn compare_totals(&self, numbers: Range<u64>) -> TestResult {
+        let pfns = self.first + numbers.start..self.first + numbers.end;
+        let mut real = [0; State::ALL.len() + 2];
+        let mut at = pfns.start;
+        while at < pfns.end {
+            let (reply, regs) = calls::count(at, pfns.end - at);
+            check!(reply.done > 0 && reply == Reply::done(reply.done), "COUNT: {reply}");
+            real.iter_mut().enumerate().for_each(|(index, sum)| *sum += regs.x(4 + index));
+            at += reply.done;
+        }
         let mut expect = [0; State::ALL.len() + 2];
-        for frame in self.model.frames.range(self.first..self.first + FRAMES).map(|(_, frame)| frame) {
+        for frame in self.model.frames.range(pfns).map(|(_, frame)| frame) {
             for (index, more) in [
                 (frame.state as usize, 1),
                 (State::ALL.len(), frame.cpu_pins),
@@ -118,26 +200,25 @@ impl World {
                 }
             }
         }
-        for (index, sum) in expect.into_iter().enumerate() {
-            check_eq!(regs.x(4 + index), sum, "COUNT, register {}", 4 + index);
+        for (index, (real, expect)) in real.into_iter().zip(expect).enumerate() {
+            check_eq!(real, expect, "COUNT, register {}", 4 + index);
         }
         Ok(())
     }
 
-    /// What the host reads of every frame that it may read as things are, and that it may not read some others. `word` picks
-    /// the word of each page.
-    ///
-    /// # Errors
-    /// The first difference.
-    pub fn compare_reads(&self, word: u64) -> TestResult {
-        for (&pfn, frame) in self.model.frames.range(self.first..self.first + FRAMES) {
-            let mapped = frame.state == State::Host || frame.host_leaf;
-            let refused = !frame.scrap && matches!(frame.state, State::Private | State::Hyp | State::Poison);
-            // Refusals cost an exception each, so not all of them are tried.
-            if mapped || frame.scrap || refused && pfn % 8 == word % 8 {
-                let real = probe::read(memory::address(pfn) + word * 8);
-                self.compare_read(pfn, word, real)?;
-            }
+    /// What the host reads of a frame that it may read as things are; or that it may not, of some. `word` picks the word.
+    fn compare_reach(&self, pfn: u64, frame: &Frame, word: u64) -> TestResult {
+        if frame.hyp_pins > 0 {
+            // A run page: the hypervisor writes it.
+            return Ok(());
+        }
+        let mapped = frame.state == State::Host || frame.host_leaf;
+        let refused = !frame.scrap
+            && (matches!(frame.state, State::Private | State::Hyp | State::Poison) || is_parked(frame));
+        // Refusals cost an exception each, so not all of them are tried.
+        if mapped || frame.scrap || refused && pfn % 8 == word % 8 {
+            let real = probe::read(memory::address(pfn) + word * 8);
+            self.compare_read(pfn, word, real)?;
         }
         Ok(())
     }

@@ -1,9 +1,7 @@
 //! What frames must hold, as far as it is known.
 
-use alloc::collections::BTreeMap;
-
 use tenure_abi::page::State;
-use tenure_mm::model::Model;
+use tenure_mm::model::{Frame, Map, Model};
 
 /// Words at a page's start that are written one by one; all others are only ever filled.
 pub const WORDS: u64 = 8;
@@ -39,7 +37,7 @@ impl Page {
 
 /// Contents by frame; a frame that is missing may hold anything.
 #[derive(Clone, Default, Debug)]
-pub struct Contents(BTreeMap<u64, Page>);
+pub struct Contents(Map<Page>);
 
 impl Contents {
     /// What a frame must hold.
@@ -66,20 +64,23 @@ impl Contents {
 
     /// What the way from `before` to `now` did to contents: donate, reclaim, relinquish and death scrub (U8).
     pub fn age(&mut self, before: &Model, now: &Model) {
-        for (pfn, frame) in &now.frames {
-            let (Some(was), state) = (before.frames.get(pfn).map(|frame| frame.state), frame.state) else {
-                continue;
-            };
-            if was == state {
-                continue;
-            }
-            match (was, state) {
-                (_, State::Hyp | State::Poison) => self.forget(*pfn),
+        for (pfn, was, frame) in now.frames.since(&before.frames) {
+            let Some(was) = was.filter(|was| was.state != frame.state) else { continue };
+            match (was.state, frame.state) {
+                (_, State::Hyp | State::Poison) => self.forget(pfn),
+                // It is scrubbed now, or later.
+                _ if is_parked(frame) => self.forget(pfn),
                 (_, State::Host) | (State::Host, _) | (State::Private, State::Quarantine) => {
-                    self.fill(*pfn, Page::ZERO);
+                    self.fill(pfn, Page::ZERO);
                 }
+                _ if is_parked(was) => self.fill(pfn, Page::ZERO),
                 _ => {}
             }
         }
     }
+}
+
+/// On its way to a VM as a part of a block.
+pub fn is_parked(frame: &Frame) -> bool {
+    frame.state == State::Quarantine && frame.owner.is_some()
 }

@@ -13,17 +13,55 @@ use tenure_test_rt::harness::{Failure, TestResult};
 use tenure_test_rt::probe::Outcome;
 use tenure_test_rt::{fail, note};
 
+use crate::blocks::{donated, reclaimed};
 use crate::compare::REFUSED;
 use crate::crew::{self, Job, Told};
 use crate::dice::Dice;
 use crate::guest::Came;
 use crate::op::{Op, Order, Touch};
+use crate::place::{self, ALL, ALL_GFNS, BLOCK, BLOCKS, FRAMES, GFN_BLOCKS, GFNS};
 use crate::world::{VMS, World};
 
 /// Frames and addresses of each VM that a round is about.
 const NARROW: u64 = 3;
 /// Most instructions that a CPU waits before it acts.
 const SPREAD: u64 = 600;
+
+/// What a round is about: numbers of the first frame and address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Spot {
+    frame: u64,
+    gfn: u64,
+    /// It is at the same place of a block of frames and one of addresses.
+    wide: bool,
+}
+
+impl Spot {
+    fn any(dice: &mut Dice) -> Self {
+        if dice.once_in(3) {
+            let place = dice.below(BLOCK - NARROW);
+            let frame = place::frame_in(dice.below(BLOCKS), place);
+            return Self { frame, gfn: place::address_in(dice.below(GFN_BLOCKS), place), wide: true };
+        }
+        Self { frame: dice.below(FRAMES), gfn: dice.below(GFNS - 2 * NARROW), wide: false }
+    }
+
+    /// Number of a frame of the spot.
+    fn frame(self, number: u64) -> u64 {
+        let frame = self.frame + number % NARROW;
+        if self.wide { frame } else { frame % FRAMES }
+    }
+
+    /// Number of an address of the spot.
+    fn gfn(self, number: u64) -> u64 {
+        self.gfn + number % NARROW
+    }
+
+    /// Places in its blocks.
+    fn place(self) -> u64 {
+        self.frame.wrapping_sub(FRAMES) % BLOCK
+    }
+}
 
 /// One CPU's part in a round, with its arguments as the calls take them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,11 +96,16 @@ impl World {
         // Guests that wait for the host are of no use here.
         for vm in 0..VMS {
             if self.party(vm).is_some_and(|party| !party.guest.is_idle()) && dice.once_in(2) {
-                self.take(Op::Answer { vm, frame: dice.below(crate::world::FRAMES), how: dice.below(8) })?;
-                self.guest(vm, Order::Read { gfn: dice.below(crate::world::GFNS), word: 0 })?;
+                self.take(Op::Answer { vm, frame: dice.below(FRAMES), how: dice.below(8) })?;
+                self.guest(vm, Order::Read { gfn: dice.below(ALL_GFNS), word: 0 })?;
             }
         }
-        let acts = self.acts(seed, step, &mut dice, cpus);
+        let spot = Spot::any(&mut dice);
+        if spot.wide && dice.once_in(2) {
+            self.clear((spot.frame - FRAMES) / BLOCK)?;
+        }
+        let acts = self.acts(seed, step, &mut dice, spot, cpus);
+        self.named.set([(self.first + spot.frame(0), NARROW), (place::address(spot.gfn), NARROW)]);
         let jobs = acts.iter().map(|act| Ok((self.job(act)?, dice.below(SPREAD))));
         let jobs = jobs.collect::<Result<Vec<_>, Failure>>()?;
         let told = crew::round(cpus, &jobs)?;
@@ -87,15 +130,17 @@ impl World {
     }
 
     /// What each CPU does: one guest is run by one CPU only.
-    fn acts(&self, seed: u64, step: u64, dice: &mut Dice, cpus: usize) -> Vec<Act> {
-        let (frame, gfn) = (dice.below(crate::world::FRAMES), dice.below(crate::world::GFNS - 2 * NARROW));
+    fn acts(&self, seed: u64, step: u64, dice: &mut Dice, spot: Spot, cpus: usize) -> Vec<Act> {
         let mut acts = Vec::new();
+        if spot.wide && dice.once_in(2) {
+            acts.extend(self.block_act(dice.below(VMS as u64) as usize, spot));
+        }
         let mut running = [false; VMS];
         let mut tries = 0;
         while acts.len() < cpus && tries < 400 {
             tries += 1;
             let op = Op::of(seed ^ 0x5eed, step.wrapping_mul(512).wrapping_add(tries));
-            let Some(act) = self.act(op, frame, gfn) else { continue };
+            let Some(act) = self.act(op, spot) else { continue };
             if let Act::Guest(vm, _) = act {
                 match running.get_mut(vm) {
                     Some(running) if !*running => *running = true,
@@ -107,10 +152,20 @@ impl World {
         acts
     }
 
+    /// The next call of a block's donation: it begins, or goes on.
+    fn block_act(&self, vm: usize, spot: Spot) -> Option<Act> {
+        self.party(vm)?;
+        let (pfn, gfn) = (self.first + spot.frame - spot.place(), place::address(spot.gfn) - spot.place());
+        let owes = |frame: &Frame| frame.owner == Some(vm) && frame.owes_scrub;
+        let due = self.model.frames.range(pfn..pfn + BLOCK).position(|(_, frame)| owes(frame));
+        let place = due.unwrap_or(0) as u64;
+        Some(Act::Donate(vm, gfn + place, pfn + place, BLOCK - place, tenure_abi::flags::status::PRIVATE))
+    }
+
     /// A step of one CPU turned to the few frames and addresses of the round.
-    fn act(&self, op: Op, frame: u64, gfn: u64) -> Option<Act> {
-        let near = |number: u64| self.first + (frame + number % NARROW) % crate::world::FRAMES;
-        let at = |number: u64| crate::world::GFN + gfn + number % NARROW;
+    fn act(&self, op: Op, spot: Spot) -> Option<Act> {
+        let near = |number: u64| self.first + spot.frame(number);
+        let at = |number: u64| place::address(spot.gfn(number));
         // The frame that stands at such an address, or else one of the frames.
         let there = |vm: usize, number: u64| {
             let address = self.model.vms.get(&vm).and_then(|vm| vm.addresses.get(&at(number)));
@@ -121,13 +176,14 @@ impl World {
         };
         let any = |number: u64| there(number as usize % VMS, number);
         let few =
-            |pfn: u64, count: u64| count.clamp(1, (self.first + crate::world::FRAMES - pfn).min(NARROW));
+            |pfn: u64, count: u64| count.clamp(1, (self.first + ALL).saturating_sub(pfn).clamp(1, NARROW));
         let lives = |vm: usize| self.party(vm).is_some();
         Some(match op {
             Op::Donate { vm, gfn, frame, count, kind } if lives(vm) => {
                 let kind = kind.unwrap_or(tenure_abi::flags::status::PRIVATE);
                 Act::Donate(vm, at(gfn), near(frame), few(near(frame), count), kind)
             }
+            Op::Furnish { vm, .. } if spot.wide => return self.block_act(vm, spot),
             Op::Reclaim { vm, frame, count } if lives(vm) => {
                 Act::Reclaim(vm, any(frame), few(any(frame), count))
             }
@@ -147,7 +203,7 @@ impl World {
             Op::Touch { frame, touch: Touch::Read(word, _) } => Act::Read(any(frame), word),
             Op::Touch { frame, touch: Touch::Write(word, value) } => Act::Write(any(frame), word, value),
             Op::Guest { vm, order } if self.party(vm).is_some_and(|party| party.guest.is_idle()) => {
-                let number = |gfn: u64| at(gfn) - crate::world::GFN;
+                let number = |gfn: u64| spot.gfn(gfn);
                 let clamp = |count: u64| count.clamp(1, NARROW);
                 Act::Guest(
                     vm,
@@ -210,7 +266,7 @@ impl World {
                 _ => false,
             });
             if explained {
-                match self.compare(0..VMS) {
+                match self.compare_since(&before.0, 0..VMS, 0) {
                     Ok(()) => {
                         let more = [1, acts.len(), acts.len() - order.len(), usize::from(!first)];
                         self.rounds.iter_mut().zip(more).for_each(|(sum, more)| *sum += more as u64);
@@ -238,8 +294,10 @@ impl World {
         let before = self.model.clone();
         let model = &mut self.model;
         let expect = match *act {
-            Act::Donate(vm, gfn, pfn, count, kind) => model.donate(vm, gfn, pfn, count, kind),
-            Act::Reclaim(vm, pfn, count) => model.reclaim(vm, pfn, count),
+            Act::Donate(vm, gfn, pfn, count, kind) => {
+                donated(model, (vm, gfn, pfn, count, kind), seen.reply())
+            }
+            Act::Reclaim(vm, pfn, count) => reclaimed(model, vm, pfn, count, seen.reply()),
             Act::Convert(vm, gfn, count, to) => model.convert(vm, gfn, count, to),
             Act::GuestMap(vm, gfn, pfn, count) => model.guest_map(vm, gfn, pfn, count),
             Act::GuestUnmap(vm, gfn, count) => model.guest_unmap(vm, gfn, count),

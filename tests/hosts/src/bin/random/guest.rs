@@ -5,15 +5,17 @@
 
 use tenure_abi::flags::{status, unshare};
 use tenure_abi::page::State;
-use tenure_abi::{MAX_ATOMIC_PAGES, PAGE_SIZE, Reply, RunPage, Status, exit, smccc};
+use tenure_abi::{MAX_ATOMIC_PAGES, PAGE_SIZE, Reply, RunPage, Status, exit, info, reply, smccc};
 use tenure_mm::model::Model;
+use tenure_test_hosts::calls;
 use tenure_test_protocol::{command, op, outcome};
 use tenure_test_rt::harness::{Failure, TestResult};
 use tenure_test_rt::{check, check_eq, fail};
 
 use crate::contents::Page;
 use crate::op::Order;
-use crate::world::{GFN, World};
+use crate::place::{self, address};
+use crate::world::World;
 
 /// Exits that one run may cause beside the one that ends it.
 const MAX_EXITS: u32 = 10_000;
@@ -223,6 +225,12 @@ impl World {
 
     /// The payload's first words, if it has not said them; the first run activates the VM.
     fn boot(&mut self, vm: usize) -> TestResult {
+        if self.party(vm).is_some_and(|party| !party.guest.booted) {
+            let (_, regs) = calls::pool_info(self.handle(vm).unwrap_or(0));
+            if regs.x(4) < calls::figure(info::MIN_POOL) {
+                self.feed(Some(vm), reply::VM_POOL)?;
+            }
+        }
         let Self { host, parties, model, .. } = self;
         let Some(party) = parties.get_mut(vm).and_then(Option::as_mut) else { return Ok(()) };
         if !party.guest.booted {
@@ -240,9 +248,13 @@ impl World {
             Order::Share { gfn, count } => Order::Share { gfn, count: clip(gfn, count) },
             Order::Unshare { gfn, count, flags } => Order::Unshare { gfn, count: clip(gfn, count), flags },
             Order::Relinquish { gfn, count } => Order::Relinquish { gfn, count: clip(gfn, count) },
-            Order::Check { gfn, .. } => {
+            Order::Check { gfn, count, .. } => {
+                // More than a page only where no fault interrupts it.
+                let all = count.min(place::left(gfn)).min(place::BLOCK);
+                let there = (gfn..gfn + all).all(|gfn| self.frame_at(vm, gfn).is_some());
                 let page = self.frame_at(vm, gfn).and_then(|pfn| self.contents.of(pfn));
-                Order::Check { gfn, value: page.map_or(0, |page| page.rest) }
+                let value = page.map_or(0, |page| page.rest);
+                Order::Check { gfn, count: if there { all.max(1) } else { 1 }, value }
             }
             other => other,
         }
@@ -264,13 +276,13 @@ impl World {
             Order::Read { gfn, word } => Order::Read { gfn: there(gfn), word },
             Order::Write { gfn, word, value } => Order::Write { gfn: there(gfn), word, value },
             Order::Fill { gfn, value } => Order::Fill { gfn: there(gfn), value },
-            Order::Check { gfn, value } => Order::Check { gfn: there(gfn), value },
+            Order::Check { gfn, count, value } => Order::Check { gfn: there(gfn), count, value },
         }
     }
 
     /// The frame at an address of the window.
     fn frame_at(&self, vm: usize, gfn: u64) -> Option<u64> {
-        self.model.vms.get(&vm)?.addresses.get(&(GFN + gfn))?.frame
+        self.model.vms.get(&vm)?.addresses.get(&address(gfn))?.frame
     }
 
     /// Runs the vCPU to the end of its order, or to an exit that somebody must answer.
@@ -314,15 +326,15 @@ impl World {
         }
         match order {
             Order::Share { gfn, count } => {
-                let expect = model.share(vm, GFN + gfn, count);
+                let expect = model.share(vm, address(gfn), count);
                 (Want::Reply(expect.reply), expect.tables)
             }
             Order::Relinquish { gfn, count } => {
-                let expect = model.relinquish(vm, GFN + gfn, count);
+                let expect = model.relinquish(vm, address(gfn), count);
                 (Want::Reply(expect.reply), expect.tables)
             }
             Order::Unshare { gfn, count, flags } => {
-                let gfn = GFN + gfn;
+                let gfn = address(gfn);
                 let expect = model.unshare(vm, gfn, count, flags);
                 let reply = expect.reply;
                 let want = match reply.status {
@@ -339,12 +351,12 @@ impl World {
                 (want, expect.tables)
             }
             Order::StockShare { gfn } => {
-                let expect = model.share(vm, GFN + gfn, 1);
+                let expect = model.share(vm, address(gfn), 1);
                 let value = if expect.reply.is_success() { 0 } else { smccc::INVALID_PARAMETER };
                 (Want::Value(value), expect.tables)
             }
             Order::StockUnshare { gfn } => {
-                let gfn = GFN + gfn;
+                let gfn = address(gfn);
                 let expect = model.unshare(vm, gfn, 1, 0);
                 let want = match expect.reply.status {
                     Status::Success => Want::Value(0),
@@ -362,16 +374,25 @@ impl World {
                 (self.access(vm, gfn, |_| value), false)
             }
             // As many words differ as are known to.
-            Order::Check { gfn, value } => {
+            Order::Check { gfn, count, value } => {
                 let others = |page: &Page| page.words().filter(|word| *word != value).count() as u64;
-                (self.access(vm, gfn, others), false)
+                (self.sum(vm, gfn, count, others), false)
             }
         }
     }
 
+    /// As [`Self::access`] for so many pages: the sum of their values.
+    fn sum(&self, vm: usize, gfn: u64, count: u64, value: impl Fn(&Page) -> u64) -> Want {
+        let first = self.access(vm, gfn, &value);
+        let Want::Access(first) = first else { return first };
+        let rest =
+            (gfn + 1..gfn + count).map(|gfn| self.frame_at(vm, gfn).and_then(|pfn| self.contents.of(pfn)));
+        Want::Access(rest.fold(first, |sum, page| Some(sum? + value(page?))))
+    }
+
     /// What an access of the guest comes to, with a value of the page that stands there.
     fn access(&self, vm: usize, gfn: u64, value: impl Fn(&Page) -> u64) -> Want {
-        let gfn = GFN + gfn;
+        let gfn = address(gfn);
         let Some(owner) = self.model.vms.get(&vm) else { return Want::Fault };
         let address = owner.addresses.get(&gfn).cloned().unwrap_or_default();
         match (address.frame, address.status) {
@@ -469,7 +490,7 @@ impl World {
     /// What the order left in memory.
     pub fn stored(&mut self, vm: usize, order: Order, want: Want, before: &Model) {
         if let (Order::Unshare { gfn, flags, .. }, Want::Reply(reply)) = (order, want) {
-            self.zeroed(vm, GFN + gfn, reply.done, flags, before);
+            self.zeroed(vm, address(gfn), reply.done, flags, before);
         }
         let Want::Access(_) = want else { return };
         match order {
@@ -504,7 +525,7 @@ impl World {
 impl Order {
     /// The payload's command, its arguments, and how many they are.
     fn command(self) -> (u64, [u64; 3], usize) {
-        let at = |gfn: u64| (GFN + gfn) * PAGE_SIZE;
+        let at = |gfn: u64| address(gfn) * PAGE_SIZE;
         match self {
             Self::Share { gfn, count } => (command::SHARE, [at(gfn), count, 0], 2),
             Self::Unshare { gfn, count, flags } => (command::UNSHARE, [at(gfn), count, flags], 3),
@@ -515,7 +536,7 @@ impl Order {
             Self::Read { gfn, word } => (command::READ, [at(gfn) + word * 8, 0, 0], 1),
             Self::Write { gfn, word, value } => (command::WRITE, [at(gfn) + word * 8, value, 0], 2),
             Self::Fill { gfn, value } => (command::FILL, [at(gfn), 1, value], 3),
-            Self::Check { gfn, value } => (command::CHECK, [at(gfn), 1, value], 3),
+            Self::Check { gfn, count, value } => (command::CHECK, [at(gfn), count, value], 3),
         }
     }
 }

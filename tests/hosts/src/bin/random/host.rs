@@ -13,6 +13,7 @@ use tenure_test_rt::{check, check_eq};
 use crate::compare::REFUSED;
 use crate::contents::{Page, WORDS};
 use crate::op::{Op, Touch};
+use crate::place::{self, FRAMES};
 use crate::world::World;
 
 /// Bytes that DC ZVA zeroes on the CPUs that are used: the first words of the page.
@@ -40,6 +41,11 @@ impl World {
             Op::Destroy { vm } => self.destroy(vm),
             Op::Reset => self.reset(),
             Op::Drain { vm, max } => self.drain(vm, max),
+            Op::Clear { block } => self.clear(block),
+            Op::Dry { vm } => match vm.is_none_or(|vm| self.party(vm).is_some()) {
+                true => self.dry(vm),
+                false => Ok(()),
+            },
             Op::Poison { frame } => self.poison(self.frames(frame, 1).0),
             Op::HostMap { frame, count } => {
                 let (pfn, count) = self.frames(frame, count);
@@ -76,6 +82,8 @@ impl World {
             | Op::GuestMap { vm, .. }
             | Op::GuestUnmap { vm, .. }
             | Op::Query { vm, .. }
+            | Op::Furnish { vm, .. }
+            | Op::Rove { vm }
             | Op::Guest { vm, .. }
             | Op::Answer { vm, .. }
             | Op::Consent { vm, .. }
@@ -91,7 +99,11 @@ impl World {
     fn take_of(&mut self, vm: usize, handle: u64, op: Op) -> TestResult {
         match op {
             Op::Activate { .. } => {
-                check_eq!(calls::vm_activate(handle), Reply::done(0), "VM_ACTIVATE");
+                let real = calls::vm_activate(handle);
+                if real.status == Status::NoMemory {
+                    return self.feed(Some(vm), real.mask);
+                }
+                check_eq!(real, Reply::done(0), "VM_ACTIVATE");
                 self.model.activate(vm);
                 Ok(())
             }
@@ -104,13 +116,16 @@ impl World {
                 let empty = |address: &Address, frame: Option<&Frame>| {
                     frame.is_none() && matches!(address.status, status::PRIVATE | status::SHARED)
                 };
-                let gfn = if gfn.is_multiple_of(4) { gfn } else { self.seek_address(vm, gfn, empty) };
+                let as_is = gfn.is_multiple_of(4) || place::is_wide(gfn);
+                let gfn = if as_is { gfn } else { self.seek_address(vm, gfn, empty) };
+                // In the blocks mostly where the addresses around this one have their frames.
+                let frame = if gfn.is_multiple_of(8) { frame } else { self.beside(vm, gfn, frame) };
                 self.donate(vm, gfn, frame, count, kind)
             }
             Op::Reclaim { frame, count, .. } => {
                 let mine = |frame: &Frame| frame.owner == Some(vm) && frame.guest_leaves == 0;
                 let (pfn, count) = self.frames(self.seek(frame, mine), count);
-                both!(self, Some(vm), reclaim(handle, pfn, count), reclaim(vm, pfn, count))
+                self.reclaim(vm, pfn, count).map(|_| ())
             }
             Op::Convert { gfn, count, to, .. } => {
                 let (gfn, count) = self.addresses(gfn, count);
@@ -139,6 +154,8 @@ impl World {
                 let (gfn, count) = self.addresses(gfn, count);
                 both!(self, Some(vm), guest_unmap(handle, gfn, count), guest_unmap(vm, gfn, count))
             }
+            Op::Furnish { furnish, .. } => self.furnish(vm, furnish),
+            Op::Rove { .. } => self.rove(vm),
             Op::Query { gfn, op, .. } => self.query(vm, handle, gfn, op),
             Op::Guest { order, .. } => self.guest(vm, order),
             Op::Answer { frame, how, .. } => self.answer(vm, handle, frame, how),
@@ -151,29 +168,30 @@ impl World {
 
     /// DONATE; without a kind, of what the address asks for.
     fn donate(&mut self, vm: usize, gfn: u64, frame: u64, count: u64, kind: Option<u64>) -> TestResult {
-        let Some(handle) = self.handle(vm) else { return Ok(()) };
         let free = |frame: &Frame| frame.state == State::Host && occupied(frame) == 0;
-        let frame = if frame.is_multiple_of(4) { frame } else { self.seek(frame, free) };
+        let as_is = frame.is_multiple_of(4) || frame >= FRAMES;
+        let frame = if as_is { frame } else { self.seek(frame, free) };
         let (pfn, most) = self.frames(frame, count);
         let (gfn, count) = self.addresses(gfn, most);
         let asked =
             self.model.vms.get(&vm).and_then(|vm| vm.addresses.get(&gfn)).map(|address| address.status);
         let kind =
             kind.unwrap_or(if asked == Some(status::SHARED) { status::SHARED } else { status::PRIVATE });
-        both!(self, Some(vm), donate(handle, gfn, pfn, count, kind), donate(vm, gfn, pfn, count, kind))
+        self.donate_at(vm, gfn, pfn, count, kind).map(|_| ())
     }
 
-    /// SET_STATUS, which keeps what it did before the pool ran dry.
+    /// In the blocks, the number of the frame at the address's place in the block that those around it have their frames of.
+    fn beside(&self, vm: usize, gfn: u64, frame: u64) -> u64 {
+        let Some(place) = gfn.checked_sub(place::address_in(0, 0)) else { return frame };
+        let place = place % place::BLOCK;
+        let block = self.block_for(vm, place::address(gfn - place), frame % place::BLOCKS);
+        block + place - self.first
+    }
+
+    /// SET_STATUS by number.
     fn set_status(&mut self, vm: usize, handle: u64, gfn: u64, count: u64, to: u64) -> TestResult {
         let (gfn, count) = self.addresses(gfn, count);
-        let before = self.model.clone();
-        let real = calls::set_status(handle, gfn, count, to);
-        if real.status == Status::NoMemory && real.done > 0 {
-            self.model.set_status(vm, gfn, real.done, to);
-            return self.feed(Some(vm), real.mask);
-        }
-        let expect = self.model.set_status(vm, gfn, count, to);
-        self.settle(before, expect, real, Some(vm))
+        self.declare(vm, handle, gfn, count, to).map(|_| ())
     }
 
     fn unpin(&mut self, frame: u64, count: u64, kind: u64) -> TestResult {
@@ -212,8 +230,7 @@ impl World {
     /// The host touches a frame by some road.
     fn touch(&mut self, pfn: u64, touch: Touch) -> TestResult {
         if !self.model.frames.contains_key(&pfn)
-            || pfn < self.first
-            || pfn >= self.first + crate::world::FRAMES
+            || self.parties.iter().flatten().any(|party| party.vm.run_pfn == pfn)
         {
             // A run page is the host's to touch, and the hypervisor's to write.
             return Ok(());
@@ -228,6 +245,10 @@ impl World {
             Touch::Add(word, value) => (Road::Write(8), word, value),
             Touch::Zero => (Road::Zero, 0, 0),
             Touch::Fill(value) => return self.fill(pfn, value),
+            Touch::Litter(value) => {
+                let block = pfn.saturating_sub(self.first + FRAMES) / place::BLOCK;
+                return self.litter(self.first + place::frame_in(block, 0), value);
+            }
             Touch::Execute => return self.execute(pfn),
         };
         let old = self.contents.of(pfn).map(|page| page.word(word));
@@ -290,8 +311,8 @@ impl World {
         match page.reason {
             exit::POPULATE => {
                 let lost = |frame: &Frame| frame.owner == Some(vm) && frame.guest_leaves == 0;
-                let gfn = page.gpa / tenure_abi::PAGE_SIZE;
-                let gfn = gfn.saturating_sub(crate::world::GFN);
+                let Some(gfn) = place::number_of(page.gpa / tenure_abi::PAGE_SIZE) else { return Ok(()) };
+                let frame = if place::is_wide(gfn) { self.beside(vm, gfn, frame) } else { frame | 1 };
                 match how {
                     0 => self.inject(vm, handle, inject::DATA_ABORT),
                     1 | 2 => self.take_of(
@@ -299,7 +320,7 @@ impl World {
                         handle,
                         Op::GuestMap { vm, gfn, frame: self.seek(frame, lost), count: 1 },
                     ),
-                    _ => self.donate(vm, gfn, frame | 1, 1, None),
+                    _ => self.donate(vm, gfn, frame, 1, None),
                 }
             }
             exit::CONVERT => {
@@ -385,16 +406,13 @@ impl World {
     pub fn stale(&self) -> TestResult {
         let newest = self.parties.iter().flatten().map(|party| party.vm.handle).max().unwrap_or(0);
         let stale = VmHandle(newest.wrapping_add(1 << 8)).0;
-        check_eq!(
-            calls::donate(stale, crate::world::GFN, self.first, 1, status::PRIVATE).status,
-            Status::Invalid
-        );
+        check_eq!(calls::donate(stale, place::GFN, self.first, 1, status::PRIVATE).status, Status::Invalid);
         check_eq!(calls::reclaim(stale, self.first, 1).status, Status::Invalid);
         Ok(())
     }
 }
 
 /// References that keep a frame from being given away.
-fn occupied(frame: &Frame) -> u64 {
+pub fn occupied(frame: &Frame) -> u64 {
     frame.guest_leaves + frame.cpu_pins + frame.dma_pins + frame.hyp_pins
 }

@@ -3,7 +3,9 @@
 //!
 //! After each step what can be seen is compared with the model: the answer with done count, blocker and mask, or the exit; every
 //! frame's word (state, owner, leaves, pins); what the host's stage-2 table holds at every frame and the guest's at every address,
-//! or the address's status; contents as the host and the guests read them; the totals.
+//! or the address's status; contents as the host and the guests read them; the totals. Of the blocks of 2 MiB this is done for all
+//! that the step can have touched and for a part of the rest, and now and then for everything ([`compare`]); where the steps are
+//! told, always for everything.
 //!
 //! With several CPUs half of the steps are rounds: all act at the same time on the same few pages, and some order of their acts must
 //! explain every answer and what is left ([`crowd`]).
@@ -17,6 +19,7 @@
 
 extern crate alloc;
 
+mod blocks;
 mod compare;
 mod contents;
 mod crew;
@@ -25,6 +28,7 @@ mod dice;
 mod guest;
 mod host;
 mod op;
+mod place;
 mod tally;
 mod world;
 
@@ -35,7 +39,7 @@ use tenure_test_rt::{check, check_eq, cpu, entry, heap, note, println};
 
 use op::Op;
 use tally::Tally;
-use world::{VMS, World};
+use world::World;
 
 entry!(main);
 
@@ -43,10 +47,6 @@ const DEFAULT_SEED: u64 = 1;
 const DEFAULT_STEPS: u64 = 10_000;
 /// Steps after which calls by a handle that was never given are tried.
 const STALE: u64 = 256;
-/// Steps after which the addresses of all VMs are looked at; in between each step looks at those of one.
-const ALL: u64 = 16;
-/// Words of a page that the host reads, a different one each step: those that are written one by one, and others.
-const WORDS: u64 = 11;
 /// With several CPUs so many steps are one CPU's, and then so many all CPUs'.
 const TURN: u64 = 64;
 /// Frames of the heap.
@@ -91,7 +91,11 @@ fn random(mut host: Host, seed: u64, steps: u64) -> TestResult {
         if tell && !round {
             println!("step {step}: {op:x?}");
         }
-        let outcome = if round { world.round(seed, step, crew) } else { take(&mut world, op, step) };
+        let outcome = if round {
+            world.round(seed, step, crew)
+        } else {
+            take(&mut world, op, step, tell && only.is_some())
+        };
         if !round {
             tally.add(op, core::mem::take(&mut world.tally));
         }
@@ -101,6 +105,7 @@ fn random(mut host: Host, seed: u64, steps: u64) -> TestResult {
         }
     }
     tally.tell();
+    world.tell_blocks();
     world.tell_rounds();
     if crew > 1 {
         crew::stop(&world.host)?;
@@ -116,14 +121,13 @@ fn random(mut host: Host, seed: u64, steps: u64) -> TestResult {
     Ok(())
 }
 
-fn take(world: &mut World, op: Op, step: u64) -> TestResult {
+fn take(world: &mut World, op: Op, step: u64, whole: bool) -> TestResult {
+    let before = world.model.clone();
     world.take(op)?;
     if step.is_multiple_of(STALE) {
         world.stale()?;
     }
-    let vms = if step.is_multiple_of(ALL) { 0..VMS } else { step as usize % VMS..step as usize % VMS + 1 };
-    world.compare(vms)?;
-    world.compare_reads(step % WORDS)
+    if whole { world.compare_all() } else { world.compare_step(&before, step) }
 }
 
 /// Whether a list like `0-17,40` names this step.

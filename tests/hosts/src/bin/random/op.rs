@@ -7,9 +7,10 @@
 use tenure_abi::flags::{inject, pin, status, unshare};
 
 use crate::dice::Dice;
-use crate::world::{FRAMES, GFNS, VMS};
+use crate::place::{self, AHEAD, ALL, BLOCK, BLOCKS, FAR, FRAMES, GFN_BLOCKS, GFNS};
+use crate::world::VMS;
 
-/// A step. `vm` counts VMs, `frame` frames of the arena (behind them the run pages), `gfn` addresses of a VM's window.
+/// A step. `vm` counts VMs; `frame` and `gfn` are the numbers of [`crate::place`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(missing_docs, reason = "the fields are the arguments of the calls")]
 pub enum Op {
@@ -103,6 +104,23 @@ pub enum Op {
         vm: usize,
         order: Order,
     },
+    /// So many calls that bring a block of a VM's addresses nearer to being whole, or take one back that is half way.
+    Furnish {
+        vm: usize,
+        furnish: Furnish,
+    },
+    /// A block of frames is made free, as far as the host can.
+    Clear {
+        block: u64,
+    },
+    /// A pool gives back all that it can.
+    Dry {
+        vm: Option<usize>,
+    },
+    /// The far frames go to a pool.
+    Rove {
+        vm: usize,
+    },
     /// The host answers the exit that a guest waits at: a frame for a touched page, consent, an abort.
     Answer {
         vm: usize,
@@ -123,6 +141,23 @@ pub enum Op {
     },
 }
 
+/// How a block of addresses is furnished.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Furnish {
+    /// The block of addresses.
+    pub to: u64,
+    /// The block of frames, where the addresses do not say which.
+    pub from: u64,
+    /// Calls.
+    pub calls: u64,
+    /// Pages that a call takes at most, where it goes page by page.
+    pub most: u64,
+    /// It is the host's own memory that is mapped, where the VM is a plain one.
+    pub own: bool,
+    /// If the block is whole: where a part of it goes, if one does.
+    pub cut: Option<u64>,
+}
+
 /// How the host touches a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Touch {
@@ -140,6 +175,8 @@ pub enum Touch {
     Zero,
     /// Stores all over the page.
     Fill(u64),
+    /// Stores to a word of every page of a block, a different one each.
+    Litter(u64),
     /// Jump to it.
     Execute,
 }
@@ -186,6 +223,7 @@ pub enum Order {
     /// The value of most words is put in when the order is given.
     Check {
         gfn: u64,
+        count: u64,
         value: u64,
     },
 }
@@ -199,6 +237,37 @@ fn count(dice: &mut Dice) -> u64 {
         38 => 0,
         _ => u64::MAX,
     }
+}
+
+/// No more than `most`; what no call takes stays.
+fn some(count: u64, most: u64) -> u64 {
+    if count == u64::MAX { count } else { count.min(most) }
+}
+
+/// A frame and an address of the blocks, mostly at the same place of a block, and how many pages: often up to the block's end.
+fn wide(dice: &mut Dice) -> (u64, u64, u64) {
+    let place = match dice.below(8) {
+        0 => 0,
+        1 => BLOCK - 1 - dice.below(40),
+        2 | 3 => dice.below(BLOCK / 16) * 16,
+        _ => dice.below(BLOCK),
+    };
+    let other = if dice.once_in(4) { dice.below(BLOCK) } else { place };
+    let count = match dice.below(32) {
+        0..18 => count(dice),
+        18..23 => 8 + dice.below(56),
+        23..29 => BLOCK - place,
+        29 => BLOCK,
+        _ => 2 * BLOCK,
+    };
+    if dice.once_in(16) {
+        // Some pages before a block, and the block.
+        let ahead = 1 + dice.below(AHEAD - 1);
+        return (FRAMES - ahead, GFNS + AHEAD - ahead, ahead + dice.below(2) * BLOCK);
+    }
+    // Most blocks of addresses stay clear of single pages: only there a block can be given whole.
+    let (from, to) = (dice.below(BLOCKS), if dice.once_in(8) { dice.below(GFN_BLOCKS) } else { 0 });
+    (place::frame_in(from, place), place::address_in(to, other), count)
 }
 
 fn unshare_flags(dice: &mut Dice) -> u64 {
@@ -219,11 +288,16 @@ impl Op {
         let dice = &mut Dice::new(seed, step);
         let vm = dice.below(VMS as u64) as usize;
         let other = if dice.once_in(3) { None } else { Some(vm) };
-        // Behind the arena come the run pages, which the hypervisor uses.
-        let behind = if dice.once_in(16) { VMS as u64 } else { 0 };
-        let frame = dice.below(FRAMES + behind);
-        let gfn = dice.below(GFNS);
-        let count = count(dice);
+        let (frame, gfn, count) = if dice.once_in(4) {
+            wide(dice)
+        } else {
+            // The run pages, which the hypervisor uses, and the far frames.
+            let frame = match dice.below(16) {
+                0 => ALL + dice.below(FAR + VMS as u64),
+                _ => dice.below(FRAMES),
+            };
+            (frame, dice.below(GFNS), count(dice))
+        };
         let kind = if dice.once_in(3) { pin::DMA } else { pin::CPU };
         let to = match dice.below(16) {
             0..8 => status::PRIVATE,
@@ -234,8 +308,11 @@ impl Op {
             0..6 => Self::Create { vm, flags: dice.below(4) },
             6 => Self::Activate { vm },
             7 if dice.once_in(16) => Self::Reset,
-            7 | 8 => Self::Destroy { vm },
-            9..12 => Self::Topup { vm: other, frame, count },
+            7 => Self::Destroy { vm },
+            8 => Self::Clear { block: dice.below(BLOCKS) },
+            9..12 => {
+                Self::Topup { vm: other, frame, count: if frame < FRAMES { count } else { some(count, 2) } }
+            }
             12..15 => Self::Drain { vm: other, max: dice.below(10) },
             15..19 => Self::SetStatus { vm, gfn, count, to },
             19..43 => {
@@ -246,13 +323,17 @@ impl Op {
             51..58 => Self::Convert { vm, gfn, count, to },
             58..68 => Self::GuestMap { vm, gfn, frame, count },
             68..76 => Self::GuestUnmap { vm, gfn, count },
-            76..82 => Self::HostMap { frame, count },
+            76..80 => Self::HostMap { frame, count },
+            80 => Self::Rove { vm },
+            81 => Self::Dry { vm: other },
             82..90 => Self::HostUnmap { frame, count },
-            90..99 => Self::Pin { frame, count, kind },
+            90..99 => Self::Pin { frame, count: some(count, 40), kind },
             99..116 => Self::Unpin { frame, count, kind },
             116 => Self::Poison { frame },
-            117..124 => Self::Query { vm, gfn, op: dice.below(4) },
-            124..144 => Self::Touch { frame, touch: Touch::any(dice) },
+            117..121 => Self::Query { vm, gfn, op: dice.below(4) },
+            121..125 => Self::Clear { block: dice.below(BLOCKS) },
+            125..137 => Self::Furnish { vm, furnish: Furnish::any(dice) },
+            137..144 => Self::Touch { frame, touch: Touch::any(dice) },
             144..164 => Self::Answer { vm, frame, how: dice.below(8) },
             164..168 => Self::Consent { vm, off: dice.below(3) },
             168..170 => Self::Refuse { vm, off: dice.below(3) },
@@ -262,11 +343,29 @@ impl Op {
     }
 }
 
+impl Furnish {
+    fn any(dice: &mut Dice) -> Self {
+        Self {
+            to: dice.below(GFN_BLOCKS),
+            from: dice.below(BLOCKS),
+            calls: 1 + if dice.once_in(2) { dice.below(40) } else { dice.below(6) },
+            most: match dice.below(8) {
+                0 => 1 + dice.below(32),
+                1 | 2 => 31,
+                _ => BLOCK,
+            },
+            own: dice.once_in(3),
+            cut: dice.once_in(2).then(|| dice.below(BLOCK)),
+        }
+    }
+}
+
 impl Touch {
     fn any(dice: &mut Dice) -> Self {
         let word = dice.below(8);
         let value = dice.below(1 << 32) | 1 << 40;
-        match dice.below(16) {
+        match dice.below(17) {
+            16 => Self::Litter(value),
             0..5 => Self::Read(word, 1 << dice.below(4)),
             5 => Self::Pair,
             6 => Self::Exclusive,
@@ -293,7 +392,7 @@ impl Order {
             22..25 => Self::Read { gfn, word },
             25..28 => Self::Write { gfn, word, value },
             28 | 29 => Self::Fill { gfn, value },
-            _ => Self::Check { gfn, value: 0 },
+            _ => Self::Check { gfn, count, value: 0 },
         }
     }
 }

@@ -2,29 +2,28 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::cell::Cell;
 
 use tenure_abi::flags::{pin, status, vm as vm_flags};
 use tenure_abi::page::State;
 use tenure_abi::{Reply, Status, reply};
-use tenure_mm::model::{Address, Expect, Model};
-use tenure_test_hosts::vm::{FREE_GFN, Vm, came_back, take};
+use tenure_mm::model::{Address, Expect, Frame, Model};
+use tenure_test_hosts::vm::{Vm, came_back, take};
 use tenure_test_hosts::{Host, calls, memory};
 use tenure_test_rt::harness::{Failure, TestResult};
 use tenure_test_rt::{check, check_eq, note};
 
+use crate::blocks::Tally;
 use crate::contents::{Contents, Page};
 use crate::guest::Guest;
+use crate::place::{self, ALL, BLOCK, FAR, FRAMES, GFN, GFNS, RUN, WIDE, WIDE_GFN};
 
 /// VMs at a time.
 pub const VMS: usize = 3;
-/// Frames that change hands.
-pub const FRAMES: u64 = 96;
-/// Addresses of each VM that they stand at.
-pub const GFNS: u64 = 40;
-/// The first of them: a level-3 table ends in the middle of them.
-pub const GFN: u64 = (FREE_GFN / 512 + 1) * 512 - GFNS / 2;
-/// Frames that may be poisoned in one run: they are lost.
+/// Frames of the arena that may be poisoned in one run: they are lost.
 const MAY_POISON: u64 = 4;
+/// Places of a block that are looked at for one that suits.
+const FAR_ENOUGH: u64 = 128;
 
 /// A VM and what its guest is at.
 #[derive(Debug)]
@@ -48,11 +47,17 @@ pub struct World {
     pub contents: Contents,
     /// First frame of the arena.
     pub first: u64,
+    /// The far frames.
+    pub far: [u64; FAR as usize],
     /// VMs that live.
     pub parties: [Option<Party>; VMS],
     /// Pages that came out of the host's pool.
     spare: Vec<u64>,
     poisoned: u64,
+    /// The frames and the addresses that the last call named: first, and how many.
+    pub named: Cell<[(u64, u64); 2]>,
+    /// What became of blocks.
+    pub blocks: Tally,
     /// How many calls and accesses were done, how many refused.
     pub tally: [u64; 2],
     /// Rounds of several CPUs, acts in them, those that met a frozen word or had no tables, and rounds that the order of the CPUs'
@@ -66,58 +71,85 @@ impl World {
     /// # Errors
     /// If there are not enough frames.
     pub fn new(mut host: Host) -> Result<Self, Failure> {
-        let first = take(&mut host, FRAMES as usize, 1)?;
+        // The blocks are aligned; the arena lies before them.
+        let before = FRAMES.next_multiple_of(BLOCK);
+        let first = take(&mut host, (before + ALL - FRAMES) as usize, BLOCK as usize)? + before - FRAMES;
+        host.frames.give(first + FRAMES - before, (before - FRAMES) as usize);
+        let mut far = [0; FAR as usize];
+        for pfn in &mut far {
+            *pfn = take(&mut host, 1, BLOCK as usize)?;
+        }
         let mut contents = Contents::default();
-        for pfn in first..first + FRAMES {
+        let all = || (first..first + ALL).chain(far);
+        for pfn in all() {
             check!(memory::fill(pfn, 0), "the host cannot write {pfn:#x}");
             contents.fill(pfn, Page::ZERO);
         }
         Ok(Self {
             host,
-            model: Model::new(first..first + FRAMES),
+            model: Model::new(all()),
             contents,
             first,
+            far,
             parties: [const { None }; VMS],
             spare: Vec::new(),
             poisoned: 0,
+            named: Cell::default(),
+            blocks: Tally::default(),
             tally: [0; 2],
             rounds: [0; 4],
         })
     }
 
-    /// Frame `number` of the arena, or behind it the run page of a VM; and how many of `count` there are from there on (a
-    /// count that no call takes stays).
+    /// The frame of a number; and how many of `count` there are from there on (a count that no call takes stays).
     pub fn frames(&self, number: u64, count: u64) -> (u64, u64) {
-        if let Some(party) = number.checked_sub(FRAMES).and_then(|vm| self.party(vm as usize)) {
-            return (party.vm.run_pfn, count.min(1));
-        }
-        let number = number % FRAMES;
-        (self.first + number, clip(count, FRAMES - number))
+        let (pfn, count) = match number {
+            0..ALL => (self.first + number, clip(count, ALL - number)),
+            ALL..RUN => (self.far.get((number - ALL) as usize).copied().unwrap_or(self.first), count.min(1)),
+            _ => match self.party((number - RUN) as usize) {
+                Some(party) => (party.vm.run_pfn, count.min(1)),
+                None => (self.first + number % FRAMES, count.min(1)),
+            },
+        };
+        let [_, addresses] = self.named.get();
+        self.named.set([(pfn, count), addresses]);
+        (pfn, count)
     }
 
-    /// Address `number` of a VM's window, likewise.
+    /// The address of a number, likewise.
     pub fn addresses(&self, number: u64, count: u64) -> (u64, u64) {
-        (GFN + number, clip(count, GFNS - number))
+        let (gfn, count) = (place::address(number), clip(count, place::left(number)));
+        let [frames, _] = self.named.get();
+        self.named.set([frames, (gfn, count)]);
+        (gfn, count)
     }
 
-    /// The first frame from `number` on, all around the arena, that `wanted` likes; else frame `number`.
-    pub fn seek(&self, number: u64, wanted: impl Fn(&tenure_mm::model::Frame) -> bool) -> u64 {
-        let mut numbers = (number..FRAMES).chain(0..number.min(FRAMES));
+    /// The number of the first frame from `number` on, all around the arena or a part of the blocks, that `wanted` likes; else
+    /// `number`.
+    pub fn seek(&self, number: u64, wanted: impl Fn(&Frame) -> bool) -> u64 {
+        let (start, end) = match number {
+            0..FRAMES => (0, FRAMES),
+            FRAMES..ALL => (number, ALL.min(number + FAR_ENOUGH)),
+            _ => return number,
+        };
+        let mut numbers = (number..end).chain(start..number);
         let found = numbers.find(|number| self.model.frames.get(&(self.first + number)).is_some_and(&wanted));
         found.unwrap_or(number)
     }
 
-    /// The same for the addresses of a VM's window: a number, by what stands there.
+    /// The same for the addresses of a VM: a number, by what stands there.
     pub fn seek_address(
         &self,
         vm: usize,
         number: u64,
-        wanted: impl Fn(&Address, Option<&tenure_mm::model::Frame>) -> bool,
+        wanted: impl Fn(&Address, Option<&Frame>) -> bool,
     ) -> u64 {
         let Some(owner) = self.model.vms.get(&vm) else { return number };
-        let mut numbers = (number..GFNS).chain(0..number.min(GFNS));
+        let wide = place::is_wide(number);
+        let end = number + if wide { place::left(number).min(FAR_ENOUGH) } else { place::left(number) };
+        let mut numbers = (number..end).chain(if wide { number } else { 0 }..number);
         let found = numbers.find(|number| {
-            let address = owner.addresses.get(&(GFN + number)).cloned().unwrap_or_default();
+            let address = owner.addresses.get(&place::address(*number)).cloned().unwrap_or_default();
             wanted(&address, address.frame.and_then(|pfn| self.model.frames.get(&pfn)))
         });
         found.unwrap_or(number)
@@ -196,8 +228,9 @@ impl World {
         let has = |flag| flags & flag != 0;
         self.model.create(vm, has(vm_flags::PROTECTED), has(vm_flags::RIGHT_REVOKE));
         self.model.set_status(vm, GFN, GFNS, status::PRIVATE);
-        let run = Model::new([built.run_pfn]);
-        self.model.frames.extend(run.frames);
+        self.model.set_status(vm, WIDE_GFN, WIDE, status::PRIVATE);
+        let run = Model::new([built.run_pfn]).frames;
+        self.model.frames.extend(run.iter().map(|(pfn, frame)| (*pfn, frame.clone())));
         self.model.hyp_pin(built.run_pfn, true);
         let guest = Guest::new();
         if let Some(slot) = self.parties.get_mut(vm) {
@@ -293,7 +326,7 @@ impl World {
         Ok(())
     }
 
-    /// POISON, while some frames are left to lose.
+    /// POISON, while some frames are left to lose: of the blocks it may spoil the last, and seldom does.
     ///
     /// # Errors
     /// Another answer than the model's.
@@ -301,7 +334,9 @@ impl World {
         let before = self.model.clone();
         let expect = self.model.poison(pfn);
         if expect.reply.is_success() {
-            if self.poisoned == MAY_POISON {
+            let number = pfn.wrapping_sub(self.first);
+            let sound = (FRAMES..ALL).contains(&number) && (number < ALL - BLOCK || number % 64 != 37);
+            if self.poisoned == MAY_POISON || sound {
                 self.model = before;
                 return Ok(());
             }
@@ -314,7 +349,16 @@ impl World {
         self.settle(before, expect, real, None)
     }
 
-    fn unpin_all(&mut self, pfn: u64) -> TestResult {
+    /// All frames that change hands.
+    pub fn arena(&self) -> impl Iterator<Item = u64> + use<> {
+        (self.first..self.first + ALL).chain(self.far)
+    }
+
+    /// Takes every pin of a frame away.
+    ///
+    /// # Errors
+    /// Another answer than the model's.
+    pub fn unpin_all(&mut self, pfn: u64) -> TestResult {
         let Some(frame) = self.model.frames.get(&pfn).cloned() else { return Ok(()) };
         for (kind, count) in [(pin::CPU, frame.cpu_pins), (pin::DMA, frame.dma_pins)] {
             for _ in 0..count {
@@ -335,7 +379,7 @@ impl World {
         for vm in 0..VMS {
             self.destroy(vm)?;
         }
-        for pfn in self.first..self.first + FRAMES {
+        for pfn in self.arena() {
             self.unpin_all(pfn)?;
         }
         let owned =
@@ -346,8 +390,8 @@ impl World {
             self.drain(None, 8)?;
         }
         top_up_all(&mut self.host, 0, &mut self.spare)?;
-        self.compare(0..VMS)?;
-        for pfn in self.first..self.first + FRAMES {
+        self.compare_all()?;
+        for pfn in self.arena() {
             match self.model.frames.get(&pfn).map(|frame| frame.state) {
                 Some(State::Host) => self.compare_page(pfn)?,
                 Some(State::Poison) => {}
@@ -356,7 +400,7 @@ impl World {
         }
         let states = self.model.totals();
         let count = |state: State| states.get(&(state as u8)).copied().unwrap_or(0);
-        check_eq!(count(State::Host) + count(State::Poison), FRAMES, "frames that came back");
+        check_eq!(count(State::Host) + count(State::Poison), ALL + FAR, "frames that came back");
         Ok(self.poisoned)
     }
 }
