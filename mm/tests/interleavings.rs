@@ -9,9 +9,10 @@ use std::time::Instant;
 
 use explore::calls::Call::{self, *};
 use explore::calls::{Answer, DRAIN, REVOKE};
+use explore::case::{Case, Seen};
+use explore::explorer::Explorer;
 use explore::fault::Fault as Mistake;
 use explore::judge::Made;
-use explore::search::{Case, Explorer, Seen};
 
 /// What one CPU does.
 type Program = Vec<Call>;

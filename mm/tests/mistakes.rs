@@ -6,8 +6,9 @@ mod explore;
 
 use explore::calls::Call::{self, *};
 use explore::calls::{DRAIN, REVOKE};
+use explore::case::Case;
+use explore::explorer::Explorer;
 use explore::fault::Fault as Mistake;
-use explore::search::{Case, Explorer};
 
 /// Sees that the case goes wrong with the mistake and only with it; what was said then.
 fn found(mistake: Mistake, first: &[Call], programs: &[&[Call]]) -> String {

@@ -2,13 +2,17 @@
 //!
 //! - [`tape`]: the real manager, run one CPU at a time, told what its accesses find.
 //! - [`space`]: memories and machines as numbered values, and what each step makes of them.
+//! - [`explorer`]: the tree of histories of each call; [`conflicts`]: which accesses conflict.
 //! - [`search`]: all orders of conflicting accesses, each state once; [`judge`]: whether an end may be.
-//! - [`calls`]: the world, the calls and the reference model beside them; [`fault`]: mistakes put in from outside.
+//! - [`case`]: what is explored; [`calls`]: the world, the calls and the reference model beside them; [`fault`]: mistakes put in from outside.
 #![allow(dead_code, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test stops where it fails")]
 
 pub mod books;
 pub mod calls;
+pub mod case;
+pub mod conflicts;
+pub mod explorer;
 pub mod fault;
 pub mod judge;
 pub mod search;
