@@ -6,7 +6,7 @@
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use tenure_dt::{Gic, Platform};
-use tenure_mm::sync::{Lock, lock};
+use tenure_mm::sync::{Lock, lock, rank};
 use tenure_mm::{MAX_VMS, Slot, VmHandle};
 
 use crate::revoke::Limit;
@@ -17,7 +17,7 @@ pub const MAX_VCPUS: usize = 8;
 
 /// The CPU side of one VM slot.
 pub struct Cpus {
-    gate: Lock<Gate>,
+    gate: Lock<Gate, { rank::GATE }>,
     vcpus: [VcpuSlot; MAX_VCPUS],
     /// How often the guest may revoke.
     pub revoke: Limit,

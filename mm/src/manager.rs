@@ -14,7 +14,7 @@ use crate::pool::HostPool;
 use crate::stage2::Attr;
 use crate::stage2::host::{HostMap, Kind, Structure};
 use crate::state::Refusal;
-use crate::sync::{AtomicBool, AtomicU64, Guard, Lock, Ordering, lock};
+use crate::sync::{AtomicBool, AtomicU64, Guard, Lock, Ordering, lock, rank};
 use crate::tlb;
 use crate::transition::Recent;
 use crate::vm::{Slot, Vm, VmHandle, VmRef};
@@ -59,8 +59,8 @@ pub struct Mm<'a, M: Machine> {
     /// Locks of the host map's structure.
     pub(crate) structure: Structure,
     /// Blocks of the host that may be merged.
-    pub(crate) recent: Lock<Recent>,
-    host_pool: Lock<HostPool>,
+    pub(crate) recent: Lock<Recent, { rank::RECENT }>,
+    host_pool: Lock<HostPool, { rank::POOL }>,
     panic_mode: AtomicBool,
     panic_scrap: AtomicU64,
     /// Counters.

@@ -1,10 +1,14 @@
 //! Atomics and locks: the real ones, loom's, or ones that tell an observer before each access (feature `explore`).
 
+mod ranked;
 #[cfg(all(feature = "explore", not(loom)))]
 pub mod watched;
 
+pub use ranked::{Guard, Lock, lock, rank};
 #[cfg(all(feature = "explore", not(loom)))]
-pub use watched::{AtomicBool, AtomicU32, AtomicU64, Guard, Lock, Ordering, lock};
+use watched as raw;
+#[cfg(all(feature = "explore", not(loom)))]
+pub use watched::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 #[cfg(loom)]
 pub use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -66,12 +70,16 @@ mod explored {
 }
 
 #[cfg(not(any(loom, feature = "explore")))]
-mod lock {
+mod raw {
     /// A fair spin lock: whoever asks first is next, so a wait is bounded by the number of CPUs times the longest
     /// section, and no section under it waits for anything.
     pub type Lock<T> = spin::mutex::TicketMutex<T>;
     /// Proof that the lock is held.
     pub type Guard<'a, T> = spin::mutex::TicketMutexGuard<'a, T>;
+
+    /// What a lock may guard: anything.
+    pub trait Value {}
+    impl<T> Value for T {}
 
     /// Takes the lock.
     pub fn lock<T>(lock: &Lock<T>) -> Guard<'_, T> {
@@ -80,11 +88,15 @@ mod lock {
 }
 
 #[cfg(loom)]
-mod lock {
+mod raw {
     /// loom's mutex stands in for the spin lock.
     pub type Lock<T> = loom::sync::Mutex<T>;
     /// Proof that the lock is held.
     pub type Guard<'a, T> = loom::sync::MutexGuard<'a, T>;
+
+    /// What a lock may guard: anything.
+    pub trait Value {}
+    impl<T> Value for T {}
 
     /// Takes the lock.
     pub fn lock<T>(lock: &Lock<T>) -> Guard<'_, T> {
@@ -94,6 +106,3 @@ mod lock {
         }
     }
 }
-
-#[cfg(any(loom, not(feature = "explore")))]
-pub use lock::{Guard, Lock, lock};

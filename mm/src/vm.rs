@@ -13,7 +13,7 @@ use crate::addr::{Pa, Pfn};
 use crate::machine::Vmid;
 use crate::pool::Pool;
 use crate::stage2::blocks::Kept;
-use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Guard, Lock, Ordering, lock};
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Guard, Lock, Ordering, lock, rank};
 use crate::transition::Measuring;
 
 /// VMs at one time.
@@ -141,7 +141,7 @@ pub struct Vm {
     scrap: AtomicU64,
     /// Frames that the VM owns without a guest leaf.
     pub(crate) orphans: AtomicU32,
-    inner: Lock<Inner>,
+    inner: Lock<Inner, { rank::VM }>,
 }
 
 impl Vm {

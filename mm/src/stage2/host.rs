@@ -10,7 +10,7 @@ use crate::addr::{Pa, Pfn};
 use crate::machine::{Machine, Vmid};
 use crate::pool::Pool;
 use crate::stage2::{Attr, Descriptor, ENTRIES, LEAF_LEVEL, ROOT_LEVEL, frames_per_entry, index};
-use crate::sync::{Guard, Lock, lock};
+use crate::sync::{Guard, Lock, lock, rank};
 use crate::tlb::Flush;
 
 /// Frames that the map covers.
@@ -33,7 +33,7 @@ pub enum Kind {
 /// The locks of the map's structure: one for every gigabyte, modulo 16, so that CPUs that take memory for different
 /// VMs seldom meet. Inside: the pool's.
 #[derive(Debug)]
-pub struct Structure([Lock<()>; 16]);
+pub struct Structure([Lock<(), { rank::HOST }>; 16]);
 
 impl Structure {
     /// All free.

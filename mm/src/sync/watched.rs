@@ -216,6 +216,10 @@ impl AtomicBool {
     }
 }
 
+/// What a lock may guard: what an observer can copy and compare.
+pub trait Value: Clone + PartialEq + 'static {}
+impl<T: Clone + PartialEq + 'static> Value for T {}
+
 /// The spin lock, or the observer's idea of it.
 #[derive(Debug)]
 pub struct Lock<T>(TicketMutex<T>);
@@ -228,7 +232,7 @@ impl<T> Lock<T> {
 }
 
 /// Proof that a lock is held.
-pub enum Guard<'a, T: Clone + PartialEq + 'static> {
+pub enum Guard<'a, T: Value> {
     /// The real lock.
     Real(TicketMutexGuard<'a, T>),
     /// The observer's, with a copy of what it guards.
@@ -243,7 +247,7 @@ pub enum Guard<'a, T: Clone + PartialEq + 'static> {
 }
 
 /// Takes the lock.
-pub fn lock<T: Clone + PartialEq + 'static>(lock: &Lock<T>) -> Guard<'_, T> {
+pub fn lock<T: Value>(lock: &Lock<T>) -> Guard<'_, T> {
     let Some(observer) = observer() else { return Guard::Real(lock.0.lock()) };
     let place = Place { address: core::ptr::from_ref(lock).addr(), bits: 0 };
     let taken = observer.lock(place, &mut || lock.0.lock().copy());
@@ -258,7 +262,7 @@ pub fn lock<T: Clone + PartialEq + 'static>(lock: &Lock<T>) -> Guard<'_, T> {
     }
 }
 
-impl<T: Clone + PartialEq + 'static> Deref for Guard<'_, T> {
+impl<T: Value> Deref for Guard<'_, T> {
     type Target = T;
     fn deref(&self) -> &T {
         match self {
@@ -268,7 +272,7 @@ impl<T: Clone + PartialEq + 'static> Deref for Guard<'_, T> {
     }
 }
 
-impl<T: Clone + PartialEq + 'static> DerefMut for Guard<'_, T> {
+impl<T: Value> DerefMut for Guard<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
         match self {
             Self::Real(guard) => guard,
@@ -277,7 +281,7 @@ impl<T: Clone + PartialEq + 'static> DerefMut for Guard<'_, T> {
     }
 }
 
-impl<T: Clone + PartialEq + 'static> Drop for Guard<'_, T> {
+impl<T: Value> Drop for Guard<'_, T> {
     fn drop(&mut self) {
         if let Self::Observed { observer, place, value } = self {
             observer.unlock(*place, value);
