@@ -81,6 +81,16 @@ impl<'w> FrozenBlock<'w> {
         self.words.iter().map(PageWord::load_frozen)
     }
 
+    /// As [`FrozenBlock::publish`], the first word last, and as `first` makes of it.
+    #[inline]
+    pub(crate) fn publish_first(self, first: impl Fn(Word) -> Word, next: impl Fn(Word) -> Word) {
+        if let Some((cell, rest)) = self.words.split_first() {
+            replace_all(rest, next);
+            cell.thaw(first(cell.load_frozen()));
+        }
+        core::mem::forget(self);
+    }
+
     /// Ends the transition: each word becomes what `next` makes of what it was.
     #[inline]
     pub fn publish(self, next: impl Fn(Word) -> Word) {

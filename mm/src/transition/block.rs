@@ -7,15 +7,13 @@
 //! Nothing is remembered between the steps but the words: a caller goes on by naming the rest of the range, and what it
 //! names is checked against them. The first word of each group stands for the group: it owes the scrub until all of it
 //! is parked and scrubbed, and again when a frame of the group is taken back ([`Mm::unpark`]); a frame is parked again
-//! only with its whole block. All steps hold the VM's lock, under which alone parked words change. Only whoever wants
-//! the whole block for itself ([`FrozenBlock`]: another VM's donation, a merge of the host's) freezes the first of them
-//! for a moment, to refuse it and put back what it found. So no step writes a word that it did not swap; and while the
-//! block's first word is frozen, nobody gets to the others.
+//! only with its whole block. All steps hold the VM's lock, under which alone parked words change. Even so they change
+//! by compare-and-swap: who wants to freeze a block freezes its words one after the other *before* it looks at them, so
+//! that the first of the parked ones may stand frozen for a moment, and is then put back as it was.
 
 use tenure_abi::page::State;
 use tenure_abi::reply::Reply;
 
-use super::Held;
 use super::donate::ADDRESS;
 use crate::addr::{Gfn, Pa, Pfn};
 use crate::block::{FrozenBlock, first_of, place_of, replace_all};
@@ -25,14 +23,11 @@ use crate::stage2::guest::{ensure, tables_needed, walk};
 use crate::stage2::{Descriptor, ENTRIES, LEAF_LEVEL};
 use crate::state::{self, Refusal};
 use crate::sync::Ordering;
-use crate::vm::{Inner, Slot, Vm};
-use crate::word::{Frozen, PageWord, Word};
+use crate::vm::{Inner, Vm};
+use crate::word::{PageWord, Word};
 
 /// Frames whose scrub is noted together.
 pub const GROUP: u64 = 16;
-
-/// Groups that the step which takes a block scrubs: the taking takes half of its time.
-const FIRST_GROUPS: u64 = 1;
 
 /// Groups that a later step scrubs.
 const NEXT_GROUPS: u64 = 3;
@@ -68,8 +63,7 @@ impl<'a, M: Machine> Mm<'a, M> {
         // Up to the block's start, if a whole one follows.
         let ahead = if count >= left + ENTRIES { left } else { count };
         let Some(words) = self.frames.run(Pfn(first_of(pfn.0)), ENTRIES) else { return Fit::Pages(ahead) };
-        let parked =
-            words.get(place as usize).is_some_and(|cell| state::is_parked(cell.load_frozen(), vm.slot()));
+        let parked = words.get(place as usize).is_some_and(|cell| state::is_parked(cell.load(), vm.slot()));
         match place {
             _ if count < left => Fit::Pages(count),
             _ if parked => Fit::Resume,
@@ -87,18 +81,21 @@ impl<'a, M: Machine> Mm<'a, M> {
             Err((place, refusal)) => return Some(refusal.at(place)),
         };
         let mut inner = vm.lock();
-        let root = match self.reach_block(vm, &mut inner, gfn, wanted) {
-            Ok(Some(root)) => root,
+        match self.reach_block(vm, &mut inner, gfn, wanted) {
+            Ok(Some(_)) => {}
             Ok(None) => return None,
             Err(reply) => return Some(reply),
-        };
+        }
         if let Err(refusal) = self.unmap_own_block(&block) {
             return Some(refusal.whole());
         }
+        // One group: the taking takes half of a step's time. While the words are frozen, so that no one comes between.
+        self.machine.scrub_run(first, GROUP);
+        self.machine.dsb_ish();
         vm.orphans.fetch_add(ENTRIES as u32, Ordering::Relaxed);
         let slot = vm.slot();
-        block.publish(|word| state::park(word, slot));
-        Some(self.scrub_groups(vm, &mut inner, root, gfn, first, FIRST_GROUPS, wanted))
+        block.publish_first(|word| state::park(word, slot).with_scrub(false), |word| state::park(word, slot));
+        Some(Reply::done(GROUP))
     }
 
     /// Goes on with a block that is parked for the VM: scrubs, and at its end gives it to the guest.
@@ -106,7 +103,7 @@ impl<'a, M: Machine> Mm<'a, M> {
     pub(super) fn resume_block(&self, vm: &Vm, gfn: Gfn, pfn: Pfn, wanted: Wanted) -> Reply {
         let mut inner = vm.lock();
         match self.reach_block(vm, &mut inner, Gfn(first_of(gfn.0)), wanted) {
-            Ok(Some(root)) => self.scrub_groups(vm, &mut inner, root, gfn, pfn, NEXT_GROUPS, wanted),
+            Ok(Some(root)) => self.scrub_groups(vm, &mut inner, root, gfn, pfn, wanted),
             // The addresses are used page by page since: the caller takes the frames back.
             Ok(None) => ADDRESS.at(0),
             Err(reply) => reply,
@@ -132,7 +129,7 @@ impl<'a, M: Machine> Mm<'a, M> {
         }
     }
 
-    /// Scrubs up to `groups` groups from `pfn` on, fewer if the CPU is wanted, and adopts the block after its last.
+    /// Scrubs up to [`NEXT_GROUPS`] groups from `pfn` on, fewer if the CPU is wanted, and adopts the block after its last.
     #[allow(clippy::too_many_arguments, reason = "the parts of one step")]
     fn scrub_groups(
         &self,
@@ -141,16 +138,19 @@ impl<'a, M: Machine> Mm<'a, M> {
         root: Pa,
         gfn: Gfn,
         pfn: Pfn,
-        groups: u64,
         wanted: Wanted,
     ) -> Reply {
         let first = Pfn(first_of(pfn.0));
         let Some(words) = self.frames.run(first, ENTRIES) else { return Refusal::INVALID.at(0) };
         let start = place_of(pfn.0);
         let mut place = start;
-        for _ in 0..groups {
+        for _ in 0..NEXT_GROUPS {
             let end = (place / GROUP + 1) * GROUP;
             if let Err(refusal) = self.scrub_group(vm, words, first, end - GROUP) {
+                // What will pass is met again by the next call.
+                if refusal == Refusal::FROZEN && place > start {
+                    break;
+                }
                 return Reply { done: place - start, ..refusal.at(place - start) };
             }
             place = end;
@@ -176,8 +176,8 @@ impl<'a, M: Machine> Mm<'a, M> {
             return Err(Refusal::INVALID);
         };
         let slot = vm.slot();
-        for cell in words {
-            parked(cell, slot)?;
+        if let Some(other) = words.iter().map(PageWord::load).find(|word| !state::is_parked(*word, slot)) {
+            return Err(if other.is_frozen() { Refusal::FROZEN } else { Refusal::STATE });
         }
         let word = leader.load();
         if word.owes_scrub() {
@@ -188,26 +188,23 @@ impl<'a, M: Machine> Mm<'a, M> {
         Ok(())
     }
 
-    /// Parked frames are about to be taken back, the words of `held` frozen, under the VM's lock: their groups are not
-    /// whole any more.
+    /// A parked frame is about to be taken back, under the VM's lock, with the others from `taken` on, which are held
+    /// frozen: its group is not whole any more.
     ///
     /// # Errors
-    /// Another CPU looks at the word of a group; no more than a needless scrub is left.
-    pub(super) fn unpark(&self, vm: &Vm, held: &Held<'_>) -> Result<(), Refusal> {
-        let mut last = None;
-        let leader_of = |page: &Frozen<'_>| Pfn(page.frame().0 & !(GROUP - 1));
-        for leader in held.iter().filter(|page| state::is_parked(page.before(), vm.slot())).map(leader_of) {
-            if last.replace(leader) == Some(leader) || held.iter().any(|page| page.frame() == leader) {
-                continue;
-            }
-            let Ok(cell) = self.cell(leader) else { continue };
-            let word = cell.load();
-            if word.is_frozen() {
-                return Err(Refusal::FROZEN);
-            }
-            if state::is_parked(word, vm.slot()) {
-                cell.swap(word, word.with_scrub(true)).map_err(|_| Refusal::FROZEN)?;
-            }
+    /// The word that has to say so is frozen; nothing was changed.
+    pub(super) fn unpark(&self, vm: &Vm, taken: Pfn, frame: Pfn) -> Result<(), Refusal> {
+        let leader = Pfn(frame.0 & !(GROUP - 1));
+        if leader >= taken {
+            return Ok(()); // it goes as well
+        }
+        let cell = self.cell(leader)?;
+        let word = cell.load();
+        if word.is_frozen() {
+            return Err(Refusal::FROZEN);
+        }
+        if state::is_parked(word, vm.slot()) {
+            cell.swap(word, word.with_scrub(true)).map_err(|_| Refusal::FROZEN)?;
         }
         Ok(())
     }
@@ -224,36 +221,26 @@ impl<'a, M: Machine> Mm<'a, M> {
         words: &[PageWord],
         wanted: Wanted,
     ) -> Result<(), Refusal> {
-        let slot = vm.slot();
-        let Some((head, others)) = words.split_first() else { return Err(Refusal::INVALID) };
-        let word = parked(head, slot)?;
-        let gate = head.freeze(first, word, word).map_err(|_| Refusal::FROZEN)?;
-        for leader in others.iter().skip(GROUP as usize - 1).step_by(GROUP as usize) {
-            if parked(leader, slot)?.owes_scrub() {
-                return Err(Refusal::STATE);
-            }
-        }
-        if word.owes_scrub() || self.panic_scrap().is_some() {
+        // Whoever wants the block begins with its first word, and finds it frozen.
+        let Some((cell, rest)) = words.split_first() else { return Err(Refusal::INVALID) };
+        let leader = cell.load();
+        let held = cell.freeze(first, leader, leader).map_err(|_| Refusal::FROZEN)?;
+        let is_ready = |word: Word| state::is_parked(word, vm.slot()) && !word.owes_scrub();
+        let mut others = words.iter().step_by(GROUP as usize).skip(1);
+        let ready = is_ready(leader) && others.all(|cell| is_ready(cell.load()));
+        if !ready || self.panic_scrap().is_some() {
             return Err(Refusal::STATE);
         }
         let entry = walk(&self.machine, root, gfn);
         self.machine.drop_instructions();
         vm.orphans.fetch_sub(ENTRIES as u32, Ordering::Relaxed);
         // The words first: who finds the leaf finds the page owned.
-        replace_all(others, |word| state::adopt(word, slot, wanted.state));
-        gate.publish(state::adopt(word, slot, wanted.state));
+        let slot = vm.slot();
+        replace_all(rest, |word| state::adopt(word, slot, wanted.state));
+        held.publish(state::adopt(leader, slot, wanted.state));
         entry.write(&self.machine, Descriptor::leaf(entry.level, first, self.guest_attr));
         self.machine.dsb_ishst();
         self.tables(vm, inner, root).merge(gfn);
         Ok(())
-    }
-}
-
-/// The word of a frame that is parked for `slot`; RETRY while another CPU looks at it.
-fn parked(cell: &PageWord, slot: Slot) -> Result<Word, Refusal> {
-    match cell.load() {
-        word if word.is_frozen() => Err(Refusal::FROZEN),
-        word if state::is_parked(word, slot) => Ok(word),
-        _ => Err(Refusal::STATE),
     }
 }

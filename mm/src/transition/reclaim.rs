@@ -31,8 +31,9 @@ impl<'a, M: Machine> Mm<'a, M> {
         }
         // To merge a block of the host takes most of a call's time.
         let count = count.min(if self.tidy(false) { AFTER_TIDY } else { SCRUB_CHUNK });
-        let mut held = Held::new();
+        // The lock outlives what is held: a parked word is thawed under it too.
         let mut lock = None;
+        let mut held = Held::new();
         for index in 0..count {
             let frame = pfn.offset(index);
             let verdict = self.cell(frame).and_then(|cell| {
@@ -51,10 +52,13 @@ impl<'a, M: Machine> Mm<'a, M> {
                 return refusal.at(index);
             }
         }
-        if lock.is_some()
-            && let Err(refusal) = self.unpark(vm, &held)
-        {
-            return refusal.whole();
+        if lock.is_some() {
+            let parked = |page: &&Frozen<'_>| page.before().state() == State::Quarantine;
+            for page in held.iter().filter(parked) {
+                if let Err(refusal) = self.unpark(vm, pfn, page.frame()) {
+                    return refusal.at(page.frame().0 - pfn.0);
+                }
+            }
         }
         vm.orphans.fetch_sub(held.len() as u32, Ordering::Relaxed);
         self.retire(&mut held);
