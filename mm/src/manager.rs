@@ -21,7 +21,7 @@ use crate::vm::{Slot, Vm, VmHandle, VmRef};
 use crate::word::{PageWord, Word};
 
 /// Frames that one entry to EL2 scrubs at most.
-pub const SCRUB_CHUNK: u64 = 32;
+pub const SCRUB_CHUNK: u64 = if cfg!(small_tables) { 4 } else { 32 };
 
 /// Words that one entry to EL2 reads at most.
 pub const SCAN_CHUNK: u64 = 768;

@@ -26,7 +26,10 @@ pub use pins::{Freed, Touch};
 pub use view::View;
 
 /// Pages that one entry to EL2 scrubs at most.
-const CHUNK: u64 = 32;
+const CHUNK: u64 = if cfg!(small_tables) { 4 } else { 32 };
+
+/// Pages of a block of 2 MiB.
+const BLOCK: u64 = if cfg!(small_tables) { 8 } else { 512 };
 
 /// A frame as the requirements see it.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -26,9 +26,15 @@ pub(super) enum Decoded {
 const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 const ACCESS_FLAG: u64 = 1 << 10;
 
-/// Bytes that an entry at `level` covers, as a shift.
+/// Bits of an address that a level resolves.
+const LEVEL_BITS: u32 = if cfg!(small_tables) { 3 } else { 9 };
+
+/// Entries of a table.
+pub(super) const ENTRIES: usize = 1 << LEVEL_BITS;
+
+/// Bytes that an entry at `level` covers, as a shift; at level 0, those of a root table.
 pub(super) const fn shift_of(level: u8) -> u32 {
-    12 + 9 * (3 - level as u32)
+    12 + LEVEL_BITS * (3 - level as u32)
 }
 
 /// Decodes `raw` as found at `level` (1 to 3).

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::descriptor::{Decoded, decode, shift_of};
+use super::descriptor::{Decoded, ENTRIES, decode, shift_of};
 use super::inner::Inner;
 use super::tlb::{PendingTlbi, Translation, key};
 use crate::{Pfn, Vmid};
@@ -51,13 +51,13 @@ impl Inner {
         }
         self.regimes.insert(vmid, Regime { root: root.0, pages });
         self.relink();
-        self.recompute(vmid, 0, pages << 39, self.now);
+        self.recompute(vmid, 0, pages << shift_of(0), self.now);
     }
 
     pub(super) fn detach(&mut self, vmid: Vmid) {
         if let Some(regime) = self.regimes.remove(&vmid) {
             self.relink();
-            self.recompute(vmid, 0, regime.pages << 39, self.now);
+            self.recompute(vmid, 0, regime.pages << shift_of(0), self.now);
         }
     }
 
@@ -83,7 +83,11 @@ impl Inner {
         let mut links = Links::new();
         for (&vmid, regime) in &self.regimes {
             for page in 0..regime.pages {
-                self.link(&mut links, regime.root + page, Position { vmid, level: 1, base: page << 39 });
+                self.link(
+                    &mut links,
+                    regime.root + page,
+                    Position { vmid, level: 1, base: page << shift_of(0) },
+                );
             }
         }
         self.links = links;
@@ -105,7 +109,7 @@ impl Inner {
         if !links.entry(table).or_default().insert(position) || position.level == 3 {
             return;
         }
-        for index in self.indices(table, 0, 512) {
+        for index in self.indices(table, 0, ENTRIES) {
             for value in self.possible(table, index) {
                 if let Decoded::Table(next) = decode(value, position.level) {
                     let (base, _) = position.range(index);
@@ -122,7 +126,7 @@ impl Inner {
         let mut found = BTreeSet::new();
         if let Some(regime) = self.regimes.get(&vmid).copied() {
             for page in 0..regime.pages {
-                let position = Position { vmid, level: 1, base: page << 39 };
+                let position = Position { vmid, level: 1, base: page << shift_of(0) };
                 self.walk(regime.root + page, position, lo, hi, &mut found);
             }
         }
@@ -142,7 +146,7 @@ impl Inner {
     fn walk(&self, table: u64, position: Position, lo: u64, hi: u64, found: &mut BTreeSet<Translation>) {
         let Position { vmid, level, base } = position;
         let shift = shift_of(level);
-        let end = base + (512 << shift);
+        let end = base + ((ENTRIES as u64) << shift);
         if hi <= base || lo >= end {
             return;
         }

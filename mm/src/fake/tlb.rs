@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::descriptor::Perms;
+use super::descriptor::{Perms, shift_of};
 use crate::{Pfn, Vmid};
 
 /// One stage-2 translation.
@@ -144,7 +144,7 @@ impl Tlb {
     pub(super) fn overlapping(&self, vmid: Vmid, ipa: u64, end: u64) -> Vec<(Translation, Life)> {
         let mut found = Vec::new();
         // Entries start at most 1 GiB before what they overlap.
-        let from = key(vmid, (ipa >> 30) << 30);
+        let from = key(vmid, (ipa >> shift_of(1)) << shift_of(1));
         for (translation, life) in self.entries.range(from..key(vmid, end)) {
             if translation.end() > ipa {
                 found.push((*translation, *life));

@@ -4,12 +4,10 @@
 use tenure_abi::page::State;
 use tenure_abi::{Reply, Status, reply};
 
-use super::{Expect, Frame, Model, kind_of};
+use super::{BLOCK, Expect, Frame, Model, kind_of};
 
-/// Pages of a block.
-const BLOCK: u64 = 512;
 /// Pages whose scrub is noted together.
-const GROUP: u64 = 16;
+const GROUP: u64 = if cfg!(small_tables) { 2 } else { 16 };
 
 impl Model {
     /// What DONATE answers where it deals with a block that the range covers to its end; `None` where there is none, or

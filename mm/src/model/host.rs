@@ -6,7 +6,7 @@ use tenure_abi::flags::status;
 use tenure_abi::page::{GUEST_LEAVES, State};
 use tenure_abi::{MAX_ATOMIC_PAGES, Reply, Status, reply};
 
-use super::{Block, CHUNK, Expect, Frame, Model, kind_of};
+use super::{BLOCK, Block, CHUNK, Expect, Frame, Model, kind_of};
 
 /// What stands in the way of taking a frame from the host (F6).
 pub(super) fn occupied(frame: &Frame) -> Option<Block> {
@@ -44,8 +44,8 @@ impl Model {
             return Expect::refused(Status::Invalid);
         }
         // A range stops where a block of 2 MiB begins that it could go on with.
-        let ahead = 512 - pfn % 512;
-        let blocks = pfn % 512 == gfn % 512 && count >= ahead + 512 && !pfn.is_multiple_of(512);
+        let ahead = BLOCK - pfn % BLOCK;
+        let blocks = pfn % BLOCK == gfn % BLOCK && count >= ahead + BLOCK && !pfn.is_multiple_of(BLOCK);
         let count = if blocks { count.min(ahead) } else { count }.min(CHUNK);
         // Frames are judged before addresses.
         for index in 0..count {

@@ -27,7 +27,7 @@ use crate::vm::{Inner, Vm};
 use crate::word::{PageWord, Word};
 
 /// Frames whose scrub is noted together.
-pub const GROUP: u64 = 16;
+pub const GROUP: u64 = if cfg!(small_tables) { 2 } else { 16 };
 
 /// Groups that a later step scrubs.
 const NEXT_GROUPS: u64 = 3;
