@@ -4,24 +4,9 @@
 
 mod explore;
 
-use explore::calls::Call::{self, *};
+use explore::calls::Call::*;
 use explore::calls::{DRAIN, REVOKE};
-use explore::case::Case;
-use explore::explorer::Explorer;
-use explore::fault::Fault as Mistake;
-
-/// Sees that the case goes wrong with the mistake and only with it; what was said then.
-fn found(mistake: Mistake, first: &[Call], programs: &[&[Call]]) -> String {
-    let programs = programs.iter().map(|program| program.to_vec()).collect();
-    let case = Case { first: first.to_vec(), programs };
-    if let Err(violation) = Explorer::new(1, Mistake::None).explore(&case) {
-        panic!("without a mistake: {}", violation.0);
-    }
-    match Explorer::new(1, mistake).explore(&case) {
-        Ok(seen) => panic!("{mistake:?} is not found: {seen}"),
-        Err(violation) => violation.0,
-    }
-}
+use explore::fault::{Fault as Mistake, found};
 
 #[test]
 fn a_swap_that_does_not_compare_is_found() {

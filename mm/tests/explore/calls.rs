@@ -1,12 +1,10 @@
-//! What the CPUs do: calls on two pages of one VM, made to the real manager and to the reference model.
+//! What the CPUs do: calls on two pages of one VM, or on one block, made to the real manager.
 
 use std::rc::Rc;
 
-use tenure_abi::flags::{pin, status, unshare, vm as vm_flags};
-use tenure_abi::page::State;
+use tenure_abi::flags::{status, unshare, vm as vm_flags};
 use tenure_abi::{Reply, Status, reply};
 use tenure_mm::fake::FakeMachine;
-use tenure_mm::model::{Freed, Model, Touch, View};
 use tenure_mm::stage2::host::{HostMap, Kind};
 use tenure_mm::{
     Access, Config, Frames, Gfn, GuestFault, HostFault, Ipa, Machine, Mm, Pa, PageWord, Pfn, PinKind, Region,
@@ -17,14 +15,17 @@ use super::books::Ledger;
 use super::space::Act;
 use super::tape::{Glimpse, Led, act, lead, pause};
 
+/// The world of blocks (`tests/small`): tables have eight entries, and the VM's pages are one block of the host at first.
+pub const SMALL: bool = cfg!(small_tables);
+
 /// First frame of RAM.
-pub const BASE: u64 = 0x40000;
-/// Two roots, a level-2 and a level-3 table, panic mode's page, the reserve.
-const BOOT: u64 = 7;
-/// Pages of the pool of each VM: three tables and the scrap frame.
-const POOL: u64 = 4;
-/// Pages that each VM has at first, at the guest addresses of their numbers.
-const SHARE: u64 = 2;
+pub const BASE: u64 = if SMALL { 0x40 } else { 0x40000 };
+/// Two roots, a level-2 and a level-3 table, panic mode's page, the reserve; in the world of blocks two blocks of them.
+pub(super) const BOOT: u64 = if SMALL { 16 } else { 7 };
+/// Pages of the pool of each VM: three tables and the scrap frame; or a block.
+pub(super) const POOL: u64 = if SMALL { 8 } else { 4 };
+/// Pages that each VM has at first, at the guest addresses of their numbers; or that can be donated to it there.
+pub(super) const SHARE: u64 = if SMALL { 8 } else { 2 };
 
 /// One call, on pages or guest addresses by number. Pages 0 and 1 are the first VM's, 2 and 3 the second's, ….
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -46,10 +47,41 @@ pub enum Call {
     Relinquish(u64),
     /// Page to guest address.
     Donate(u64, u64),
+    /// The next entry of the donation of a block, from this page on.
+    DonateFrom(u64),
+    /// The guest writes.
+    GuestStore(u64),
+    /// The host's map is merged where a block of it is whole.
+    Tidy,
     /// The VM's end, in as many entries to EL2 as it takes.
     Destroy,
-    /// One page of a dead VM leaves it: a part of its end, for the judge.
+    /// These pages (by bit) of a dead VM leave it: a part of its end, for the judge.
     Retire(u64),
+}
+
+impl Call {
+    /// The call is about this page, or the address of its number.
+    pub fn names(self, page: u64) -> bool {
+        match self {
+            Self::Share(first, count)
+            | Self::Unshare(first, count, _)
+            | Self::Consent(first, count)
+            | Self::Pin(first, count) => (first..first + count).contains(&page),
+            Self::Unpin(number)
+            | Self::Fault(number)
+            | Self::Store(number)
+            | Self::HostUnmap(number)
+            | Self::GuestFault(number)
+            | Self::GuestMap(number)
+            | Self::GuestUnmap(number)
+            | Self::GuestStore(number)
+            | Self::Reclaim(number)
+            | Self::Relinquish(number) => number == page,
+            Self::Donate(number, gfn) => number == page || gfn == page,
+            Self::DonateFrom(first) => page >= first,
+            Self::Destroy | Self::Retire(_) | Self::Tidy => false,
+        }
+    }
 }
 
 /// Flags of an unshare.
@@ -126,9 +158,16 @@ impl World {
         let handle = mm.vm_create(vm_flags::PROTECTED | vm_flags::RIGHT_REVOKE).unwrap();
         let vm_ref = mm.vm(handle).unwrap();
         let pool = Pfn(BASE + BOOT + POOL * vm);
-        assert_eq!(mm.pool_topup(Some(&vm_ref), pool, POOL), Reply::done(POOL));
+        for page in (0..POOL).step_by(4) {
+            assert_eq!(mm.pool_topup(Some(&vm_ref), pool.offset(page), 4), Reply::done(4));
+        }
         let pages = self.pages();
         assert_eq!(mm.set_status(&vm_ref, Gfn(0), pages, status::PRIVATE), Reply::done(pages));
+        if SMALL {
+            assert_eq!(mm.vm_activate(&vm_ref), Reply::done(0));
+            mm.machine().0.attach(vm_ref.vmid(), vm_ref.root().unwrap().frame(), 1);
+            return handle;
+        }
         assert_eq!(mm.donate(&vm_ref, Gfn(at), self.page(at), SHARE, status::PRIVATE), Reply::done(SHARE));
         assert_eq!(mm.vm_activate(&vm_ref), Reply::done(0));
         assert_eq!(mm.guest_share(&vm_ref, Gfn(at), SHARE), Reply::done(SHARE));
@@ -154,12 +193,12 @@ impl World {
         &words[words.len() - self.pages() as usize..]
     }
 
-    fn page(self, number: u64) -> Pfn {
+    pub(super) fn page(self, number: u64) -> Pfn {
         Pfn(BASE + BOOT + POOL * self.mm.vms().len() as u64 + number)
     }
 
     /// Which VM a guest address belongs to, from 0.
-    fn vm_of(self, gfn: u64) -> usize {
+    pub(super) fn vm_of(self, gfn: u64) -> usize {
         ((gfn / SHARE) as usize).min(self.mm.vms().len() - 1)
     }
 
@@ -186,6 +225,12 @@ impl World {
             }
             Call::HostUnmap(number) => return Answer::Reply(mm.host_unmap(page(number), 1)),
             Call::Destroy => return self.destroy(),
+            Call::Tidy => return Answer::Reply(mm.pool_drain(None, 1).0),
+            Call::GuestStore(gfn) => {
+                return Answer::Stored(
+                    act(self.fake(), Act::GuestStore(mm.vms()[0].vmid(), Gfn(gfn).base())) == 1,
+                );
+            }
             Call::Retire(_) => unreachable!("only the judge makes it"),
             Call::Share(gfn, _)
             | Call::Unshare(gfn, ..)
@@ -195,6 +240,7 @@ impl World {
             | Call::GuestUnmap(gfn)
             | Call::Reclaim(gfn)
             | Call::Relinquish(gfn)
+            | Call::DonateFrom(gfn)
             | Call::Donate(_, gfn) => self.vm_of(gfn),
         };
         if !mortal {
@@ -235,6 +281,7 @@ impl World {
             Call::GuestUnmap(gfn) => mm.guest_unmap(vm, Gfn(gfn), 1),
             Call::Reclaim(number) => mm.reclaim(vm, page(number), 1),
             Call::Donate(number, gfn) => mm.donate(vm, Gfn(gfn), page(number), 1, status::PRIVATE),
+            Call::DonateFrom(at) => mm.donate(vm, Gfn(at), page(at), SHARE - at % SHARE, status::PRIVATE),
             Call::GuestFault(gfn) => {
                 return Answer::GuestFault(match mm.guest_fault(vm, Ipa(gfn << 12)) {
                     GuestFault::Resume => u64::MAX,
@@ -273,94 +320,5 @@ impl World {
     /// What the audit finds.
     pub fn audit(self, glimpse: Rc<Glimpse>) -> Vec<String> {
         lead(&glimpse, || audit::audit(self.mm))
-    }
-}
-
-/// The frames that the model is compared with: all but those of boot.
-pub fn views(ledger: &Ledger) -> Vec<View> {
-    ledger.words.iter().map(|&word| View::of_word(word)).collect()
-}
-
-impl World {
-    /// The model as [`World::boot`] leaves the machine.
-    pub fn reference(self) -> Model {
-        let mut model = Model::new(BASE..BASE + self.frames());
-        model.take_for_hypervisor(BASE..BASE + BOOT);
-        for vm in 0..self.mm.vms().len() {
-            let (name, at) = (vm + 1, vm as u64 * SHARE);
-            model.create(name, true, true);
-            model.topup(Some(name), BASE + BOOT + POOL * vm as u64, POOL);
-            model.set_status(name, 0, self.pages(), status::PRIVATE);
-            model.donate(name, at, self.page(at).0, SHARE, status::PRIVATE);
-            model.activate(name);
-            model.share(name, at, SHARE);
-        }
-        model
-    }
-
-    /// Makes `call` on the model; true if it answers as the manager did.
-    pub fn agrees(self, model: &mut Model, call: Call, answer: Answer) -> bool {
-        let page = |number: u64| self.page(number).0;
-        let vm = |gfn: u64| self.vm_of(gfn) + 1;
-        let expect = match call {
-            Call::Pin(number, count) => model.pin(page(number), count, pin::CPU),
-            Call::Unpin(number) => {
-                let (expect, Freed { drained, returned, .. }) = model.unpin(page(number), 1, pin::CPU);
-                return answer == Answer::Unpinned(expect.reply, drained, returned);
-            }
-            Call::Fault(number) => return answer == Answer::Fault(model.touch(page(number)) != Touch::Abort),
-            Call::Store(number) => {
-                let frame = &model.frames[&page(number)];
-                let open = frame.state == State::Host || frame.host_leaf || frame.scrap;
-                return open || answer == Answer::Stored(false);
-            }
-            Call::HostUnmap(number) => model.host_unmap(page(number), 1),
-            Call::Destroy if !model.vms.contains_key(&1) => {
-                return answer == Answer::Reply(Reply::refused(Status::Invalid));
-            }
-            Call::Destroy => {
-                // Its pages leave one by one; those of its pool were never anybody else's.
-                model.vms.remove(&1);
-                (BASE + BOOT..BASE + BOOT + POOL).for_each(|pfn| model.drained(pfn));
-                return answer == Answer::Gone;
-            }
-            Call::Retire(number) => {
-                if model.frames[&page(number)].owner == Some(1) {
-                    model.quarantine(page(number));
-                }
-                return true;
-            }
-            Call::Share(gfn, ..)
-            | Call::Unshare(gfn, ..)
-            | Call::Consent(gfn, ..)
-            | Call::GuestFault(gfn)
-            | Call::GuestMap(gfn)
-            | Call::GuestUnmap(gfn)
-            | Call::Reclaim(gfn)
-            | Call::Relinquish(gfn)
-            | Call::Donate(_, gfn)
-                if !model.vms.contains_key(&vm(gfn)) =>
-            {
-                return answer == Answer::Gone;
-            }
-            Call::Share(gfn, count) => model.share(vm(gfn), gfn, count),
-            Call::Unshare(gfn, count, flags) => model.unshare(vm(gfn), gfn, count, flags),
-            Call::Consent(gfn, count) => model.consent(vm(gfn), gfn, count, 0),
-            Call::Relinquish(gfn) => model.relinquish(vm(gfn), gfn, 1),
-            Call::GuestMap(gfn) => model.guest_map(vm(gfn), gfn, page(gfn), 1),
-            Call::GuestUnmap(gfn) => model.guest_unmap(vm(gfn), gfn, 1),
-            Call::Reclaim(number) => model.reclaim(vm(number), page(number), 1),
-            Call::Donate(number, gfn) => model.donate(vm(gfn), gfn, page(number), 1, status::PRIVATE),
-            Call::GuestFault(gfn) => {
-                let address = model.vms[&vm(gfn)].addresses.get(&gfn).cloned().unwrap_or_default();
-                let expect = match (address.frame, address.status) {
-                    (Some(_), _) => u64::MAX,
-                    (None, status::RELINQUISHED) => status::PRIVATE,
-                    (None, status) => status,
-                };
-                return answer == Answer::GuestFault(expect);
-            }
-        };
-        answer == Answer::Reply(expect.reply)
     }
 }

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use tenure_mm::Word;
 
 use super::calls::Call;
+use super::conflicts::Calls;
 use super::judge::Made;
 
 /// CPUs that a case may have.
@@ -21,6 +22,18 @@ pub struct Case {
 }
 
 impl Case {
+    /// Number of a CPU's first call.
+    pub fn first_call(&self, cpu: usize) -> u8 {
+        self.programs.iter().take(cpu).map(Vec::len).sum::<usize>() as u8
+    }
+
+    /// By number of a call: the calls of the other CPUs.
+    pub fn others(&self) -> Vec<Calls> {
+        let all = (1 << self.first_call(self.programs.len())) - 1;
+        let of = |cpu: usize| ((1 << self.programs[cpu].len()) - 1) << self.first_call(cpu);
+        (0..self.programs.len()).flat_map(|cpu| vec![all & !of(cpu); self.programs[cpu].len()]).collect()
+    }
+
     /// The VM may die: its calls go through its gate.
     pub fn is_mortal(&self) -> bool {
         self.first.iter().chain(self.programs.iter().flatten()).any(|call| *call == Call::Destroy)

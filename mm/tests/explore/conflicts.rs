@@ -1,4 +1,8 @@
 //! Which accesses conflict: found by searching until nothing new turns up.
+//!
+//! Kept by call, not by CPU: before an access others need a turn only if a call that they have *not ended* makes one
+//! that conflicts with it. If none does, whatever they may still do commutes with the access, so that nothing is lost
+//! by making it at once (it is a persistent set of its own; and since histories only grow, nobody is put off for ever).
 
 use std::rc::Rc;
 
@@ -7,7 +11,6 @@ use tenure_mm::sync::watched::Access;
 use tenure_mm::{Pa, Pfn};
 
 use super::calls::World;
-use super::case::CPUS;
 use super::space::{Act, Step};
 
 /// What an access is made to.
@@ -28,32 +31,33 @@ enum Mode {
     Add,
 }
 
-/// CPUs that make accesses of each mode to an object.
+/// A set of calls, by number within the case.
+pub type Calls = u16;
+
+/// Calls that make accesses of each mode to an object.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 struct Users {
-    read: u8,
-    write: u8,
-    add: u8,
+    read: Calls,
+    write: Calls,
+    add: Calls,
 }
 
 impl Users {
-    fn with(mut self, mode: Mode, cpu: usize) -> Self {
-        let users = match mode {
+    fn of(&mut self, mode: Mode) -> &mut Calls {
+        match mode {
             Mode::Read => &mut self.read,
             Mode::Write => &mut self.write,
             Mode::Add => &mut self.add,
-        };
-        *users |= 1 << cpu;
-        self
+        }
     }
 
-    fn conflict(self, mode: Mode, cpu: usize) -> bool {
-        let users = match mode {
+    /// Calls that an access conflicts with.
+    fn against(self, mode: Mode) -> Calls {
+        match mode {
             Mode::Read => self.write | self.add,
             Mode::Write => self.read | self.write | self.add,
             Mode::Add => self.read | self.write,
-        };
-        users & !(1 << cpu) != 0
+        }
     }
 }
 
@@ -65,22 +69,25 @@ pub struct Conflicts {
     users: Vec<Users>,
     known: Vec<Users>,
     objects_of: FxHashMap<u32, Rc<[(u32, Mode)]>>,
-    /// By step: CPUs for which it is known whether it is a point, and those for which it is.
-    points: Vec<(u8, u8)>,
+    /// By step: calls that it conflicts with, once that was asked.
+    against: Vec<Option<Calls>>,
     /// Each act of the machine is a point of its own.
     pub fine: bool,
+    /// While a lock is taken nobody else gets at it.
+    locks_hold: bool,
 }
 
 impl Conflicts {
-    pub fn new(world: World) -> Self {
+    pub fn new(world: World, locks_hold: bool) -> Self {
         Self {
             world,
             objects: FxHashMap::default(),
             users: Vec::new(),
             known: Vec::new(),
             objects_of: FxHashMap::default(),
-            points: Vec::new(),
+            against: Vec::new(),
             fine: false,
+            locks_hold,
         }
     }
 
@@ -92,18 +99,17 @@ impl Conflicts {
     /// Another search begins, which knows what has been seen so far.
     pub fn learn(&mut self) {
         self.known.clone_from(&self.users);
-        self.points.clear();
+        self.against.clear();
     }
 
-    /// True if something has turned up that the search did not know.
-    pub fn has_new(&self) -> bool {
-        self.users.iter().enumerate().any(|(object, now)| {
+    /// True if something has turned up that the search did not know. `others` of a call are those of the other CPUs.
+    pub fn has_new(&self, others: &[Calls]) -> bool {
+        self.users.iter().enumerate().any(|(object, &now)| {
             let before = self.known.get(object).copied().unwrap_or_default();
             [Mode::Read, Mode::Write, Mode::Add].into_iter().any(|mode| {
-                (0..CPUS).any(|cpu| {
-                    let uses = now.with(mode, cpu) == *now;
-                    uses && now.conflict(mode, cpu) && !before.conflict(mode, cpu)
-                })
+                let new = now.against(mode) & !before.against(mode);
+                let makers = *{ now }.of(mode);
+                others.iter().enumerate().any(|(call, others)| makers >> call & 1 == 1 && new & others != 0)
             })
         })
     }
@@ -159,34 +165,34 @@ impl Conflicts {
         objects
     }
 
-    /// Notes which CPU uses what. `value` is what the step returned.
-    pub fn note(&mut self, number: u32, step: Step, value: u64, cpu: usize) {
+    /// Notes what a call uses. `value` is what the step returned.
+    pub fn note(&mut self, number: u32, step: Step, value: u64, call: u8) {
         let failed = matches!(step, Step::Atomic(_, Access::CompareExchange { from, .. }) if value != from);
         for &(object, mode) in &*self.objects_of(number, step) {
             let mode = if failed { Mode::Read } else { mode };
-            let users = &mut self.users[object as usize];
-            *users = users.with(mode, cpu);
+            *self.users[object as usize].of(mode) |= 1 << call;
         }
     }
 
-    /// True if CPUs may switch before this step.
-    pub fn is_point(&mut self, number: u32, step: Step, cpu: usize) -> bool {
-        if let Some((known, point)) = self.points.get(number as usize)
-            && known >> cpu & 1 == 1
-        {
-            return point >> cpu & 1 == 1;
+    /// True if CPUs may switch before this step, with these calls of others still to end.
+    pub fn is_point(&mut self, number: u32, step: Step, others: Calls) -> bool {
+        if step == Step::Pause {
+            return true;
         }
-        let objects = self.objects_of(number, step);
-        let conflicts = |&(object, mode): &(u32, Mode)| {
-            self.known.get(object as usize).is_some_and(|users| users.conflict(mode, cpu))
-        };
-        let point = step == Step::Pause || objects.iter().any(conflicts);
-        if self.points.len() <= number as usize {
-            self.points.resize(number as usize + 1, (0, 0));
+        if let Some(&Some(against)) = self.against.get(number as usize) {
+            return against & others != 0;
         }
-        let (known, points) = &mut self.points[number as usize];
-        *known |= 1 << cpu;
-        *points |= u8::from(point) << cpu;
-        point
+        let mut against = 0;
+        // Nobody gets at a lock that is taken, so that nothing others can do before it is given back conflicts with that.
+        if !(self.locks_hold && matches!(step, Step::Unlock(..))) {
+            for &(object, mode) in &*self.objects_of(number, step) {
+                against |= self.known.get(object as usize).map_or(0, |users| users.against(mode));
+            }
+        }
+        if self.against.len() <= number as usize {
+            self.against.resize(number as usize + 1, None);
+        }
+        self.against[number as usize] = Some(against);
+        against & others != 0
     }
 }

@@ -83,7 +83,7 @@ impl Explorer {
             roots: FxHashMap::default(),
             answers: Numbered::new(),
             logs: Numbered::new(),
-            conflicts: Conflicts::new(world),
+            conflicts: Conflicts::new(world, !fault.ignores_locks()),
             rests: FxHashMap::default(),
         }
     }
@@ -96,13 +96,14 @@ impl Explorer {
     /// As [`Explorer::explore`]; what the calls came to must also be `wanted`, in every interleaving.
     pub fn explore_for(&mut self, case: &Case, wanted: Wanted) -> Result<Seen, Violation> {
         let (start, model) = self.prepare(case)?;
+        let others = case.others();
         self.conflicts.forget();
         self.guess(case, start);
         loop {
             self.conflicts.learn();
             let result = Search::new(self, case, &model, wanted).run(start);
             // Before all that conflicts is known, a call may seem to have begun later than it did.
-            if !self.conflicts.has_new() {
+            if !self.conflicts.has_new(&others) {
                 return result;
             }
         }
@@ -115,7 +116,7 @@ impl Explorer {
         let mortal = case.is_mortal();
         for &call in &case.first {
             let alone = Case { first: vec![], programs: vec![vec![call]] };
-            let (end, answer) = self.alone(&alone, at, mortal, 0, call).map_err(Violation)?;
+            let (end, answer) = self.alone(&alone, at, mortal, (0, 0), call).map_err(Violation)?;
             at = end;
             if !self.world.agrees(&mut model, call, answer) {
                 return Err(Violation(format!("beforehand {call:?} answers {answer:?}")));
@@ -130,12 +131,13 @@ impl Explorer {
         case: &Case,
         (memory, machine): (u32, u32),
         mortal: bool,
-        cpu: usize,
+        (cpu, number): (usize, usize),
         call: Call,
     ) -> Result<((u32, u32), Answer), String> {
         let node = self.root(call, mortal, (memory, machine), cpu);
         let mut state = State { memory, machine, cpus: [Cpu::default(); CPUS] };
         state.cpus[cpu].node = node;
+        state.cpus[cpu].call = number as u8;
         for _ in 0..100_000 {
             let step = self.step(state.cpus[cpu].node);
             match step {
@@ -161,8 +163,8 @@ impl Explorer {
         let mortal = case.is_mortal();
         for (cpu, program) in case.programs.iter().enumerate() {
             let mut at = start;
-            for &call in program {
-                match self.alone(case, at, mortal, cpu, call) {
+            for (number, &call) in program.iter().enumerate() {
+                match self.alone(case, at, mortal, (cpu, number), call) {
                     Ok((next, _)) => at = next,
                     Err(_) => break,
                 }
@@ -229,7 +231,8 @@ impl Explorer {
         let node = state.cpus[cpu].node;
         let step = self.nodes[node as usize].step;
         let effect = self.space.borrow_mut().make(state.memory, state.machine, cpu as u8, step);
-        self.conflicts.note(step, self.step(node), effect.value, cpu);
+        let made = case.first_call(cpu) + state.cpus[cpu].call;
+        self.conflicts.note(step, self.step(node), effect.value, made);
         if effect.memory != state.memory || effect.machine != state.machine {
             for ((number, other), program) in state.cpus.iter_mut().enumerate().zip(&case.programs) {
                 let pauses = program.get(usize::from(other.call)) == Some(&Call::Destroy);

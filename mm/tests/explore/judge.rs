@@ -10,7 +10,7 @@ pub struct Made {
     pub call: Call,
     pub answer: Answer,
     /// Calls that had ended when it began, by number.
-    pub before: u16,
+    pub before: u32,
 }
 
 /// True if the calls, each at one moment between its begin and its end, explain all answers and the words. A call that
@@ -20,21 +20,25 @@ pub fn is_explained(world: World, model: &Model, calls: &[Made], views: &[View])
     let mut calls = calls.to_vec();
     for death in 0..calls.len() {
         if calls[death].call == Call::Destroy && calls[death].answer == Answer::Gone {
-            for page in 0..world.pages() {
+            // Pages that no call names leave together: nobody can tell.
+            let is_named = |page: &u64| calls.iter().any(|made| made.call.names(*page));
+            let (named, unnamed): (Vec<u64>, Vec<u64>) = (0..world.pages()).partition(is_named);
+            let unnamed = unnamed.into_iter().fold(0, |pages, page| pages | 1 << page);
+            for pages in named.into_iter().map(|page| 1 << page).chain([unnamed]) {
                 let bit = 1 << calls.len();
                 let before = 1 << death | calls[death].before;
                 calls
                     .iter_mut()
                     .filter(|made| made.before >> death & 1 == 1)
                     .for_each(|made| made.before |= bit);
-                calls.push(Made { call: Call::Retire(page), answer: Answer::Gone, before });
+                calls.push(Made { call: Call::Retire(pages), answer: Answer::Gone, before });
             }
         }
     }
     explain(world, model, &calls, (1 << calls.len()) - 1, views)
 }
 
-fn explain(world: World, model: &Model, calls: &[Made], left: u16, views: &[View]) -> bool {
+fn explain(world: World, model: &Model, calls: &[Made], left: u32, views: &[View]) -> bool {
     if left == 0 {
         let slot = |vm| vm as u64;
         return (BASE..).zip(views).all(|(pfn, view)| View::of_frame(&model.frames[&pfn], slot) == *view);

@@ -11,10 +11,12 @@ use std::fmt::Write as _;
 use rustc_hash::FxHashMap;
 use tenure_mm::model::Model;
 
-use super::calls::{Answer, views};
+use super::calls::Answer;
 use super::case::{CPUS, Case, Seen, Violation, Wanted, describe};
+use super::conflicts::Calls;
 use super::explorer::{Cpu, Explorer, Moved, State, Stop};
 use super::judge::{Made, is_explained};
+use super::reference::views;
 use super::space::{Act, Numbered, Step};
 
 /// One search through one case.
@@ -38,17 +40,15 @@ pub struct Search<'a> {
 struct Frame {
     state: State,
     next: usize,
+    /// The only CPU whose turn it need be.
+    alone: Option<usize>,
     ways: f64,
 }
 
 impl<'a> Search<'a> {
     pub fn new(explorer: &'a mut Explorer, case: &'a Case, model: &'a Model, wanted: Wanted<'a>) -> Self {
-        let mut offsets = [0; CPUS];
-        let mut calls = 0;
-        for (cpu, program) in case.programs.iter().enumerate() {
-            offsets[cpu] = calls;
-            calls += program.len() as u8;
-        }
+        let cpus = case.programs.len();
+        let offsets = core::array::from_fn(|cpu| case.first_call(cpu.min(cpus)));
         Self {
             explorer,
             case,
@@ -75,7 +75,7 @@ impl<'a> Search<'a> {
                 return Err(Violation(text));
             }
         }
-        let mut path = vec![Frame { state, next: 0, ways: 0.0 }];
+        let mut path = vec![Frame { state, next: 0, alone: None, ways: 0.0 }];
         while let Some(frame) = path.last_mut() {
             let cpu = frame.next;
             if cpu == 0 && self.is_end(&frame.state) {
@@ -86,8 +86,14 @@ impl<'a> Search<'a> {
                 frame.ways = 1.0;
                 frame.next = CPUS;
             } else if cpu < self.case.programs.len() {
-                frame.next += 1;
                 let mut state = frame.state;
+                if cpu == 0 {
+                    frame.alone = self.first_alone(&state);
+                }
+                frame.next += 1;
+                if frame.alone.is_some_and(|alone| alone != cpu) {
+                    continue;
+                }
                 if !self.can_go(&state, cpu) {
                     continue;
                 }
@@ -102,7 +108,7 @@ impl<'a> Search<'a> {
                     Some(ways) => frame.ways += ways,
                     None => {
                         self.done.insert(state, f64::NAN);
-                        path.push(Frame { state, next: 0, ways: 0.0 });
+                        path.push(Frame { state, next: 0, alone: None, ways: 0.0 });
                     }
                 }
             } else {
@@ -139,6 +145,31 @@ impl<'a> Search<'a> {
         }
     }
 
+    /// A CPU whose next access conflicts with nothing that others may still do.
+    fn first_alone(&mut self, state: &State) -> Option<usize> {
+        (0..self.case.programs.len()).find(|&cpu| {
+            let number = self.explorer.nodes[state.cpus[cpu].node as usize].step;
+            self.can_go(state, cpu) && !self.is_point(state, cpu, number)
+        })
+    }
+
+    /// Others need a turn before this step of a CPU.
+    fn is_point(&mut self, state: &State, cpu: usize, number: u32) -> bool {
+        let step = *self.explorer.space.borrow().steps.at(number);
+        let others = self.left(state, cpu);
+        self.explorer.conflicts.is_point(number, step, others) && !self.does_nothing(state, cpu, number, step)
+    }
+
+    /// Calls of other CPUs that have not ended.
+    fn left(&self, state: &State, cpu: usize) -> Calls {
+        let mut left = 0;
+        for (other, program) in self.case.programs.iter().enumerate().filter(|(other, _)| *other != cpu) {
+            let ended = (1 << state.cpus[other].call) - 1;
+            left |= (((1 << program.len()) - 1) & !ended) << self.offsets[other];
+        }
+        left
+    }
+
     /// Lets a CPU go on to its next point; `early`: make only what comes before its first.
     fn go(
         &mut self,
@@ -157,8 +188,7 @@ impl<'a> Search<'a> {
                 self.end_call(state, cpu, answer);
                 continue;
             }
-            let point = self.explorer.conflicts.is_point(number, step, cpu)
-                && !self.does_nothing(state, cpu, number, step);
+            let point = self.is_point(state, cpu, number);
             if point && !first || self.explorer.space.borrow().is_blocked(state.memory, number) {
                 return Ok(());
             }
@@ -241,7 +271,8 @@ impl<'a> Search<'a> {
         for (cpu, program) in self.case.programs.iter().enumerate() {
             let log = self.explorer.logs.get(state.cpus[cpu].log);
             for (&call, &(answer, before)) in program.iter().zip(&*log) {
-                made.push(Made { call, answer: *self.explorer.answers.at(answer), before });
+                let answer = *self.explorer.answers.at(answer);
+                made.push(Made { call, answer, before: before.into() });
             }
         }
         made
@@ -261,7 +292,8 @@ impl<'a> Search<'a> {
             for (cpu, step, value) in moved {
                 // Of reads only those that others have to do with.
                 let number = self.explorer.space.borrow_mut().steps.number(step);
-                if matches!(step, Step::Read(..)) && !self.explorer.conflicts.is_point(number, step, cpu) {
+                let others = self.case.others()[usize::from(self.offsets[cpu])];
+                if matches!(step, Step::Read(..)) && !self.explorer.conflicts.is_point(number, step, others) {
                     continue;
                 }
                 let _ = write!(out, "\n  CPU {cpu}: {step:x?} -> {value:#x}");

@@ -59,6 +59,8 @@ pub enum Act {
     Detach(Vmid),
     /// The host's store to a frame, if anything lets it through: 1 if so.
     HostStore(Pfn),
+    /// The guest's store, if anything lets it through.
+    GuestStore(Vmid, Ipa),
 }
 
 /// Values by number.
@@ -323,7 +325,7 @@ impl Space {
         self.fake.restore(&self.machines.get(machine));
         let books = self.ledgers.get(ledger);
         self.fake.watch(std::sync::Arc::new(Ledger::clone(&books)));
-        let drops = self.fault.drops(&act);
+        let (drops, act) = (self.fault.drops(&act), self.fault.act(act));
         let value = if drops { 0 } else { on_cpu(usize::from(cpu), || perform(&self.fake, act)) };
         self.fake.unwatch();
         let (after, wrong) = self.outcome();
@@ -376,6 +378,7 @@ pub fn perform(fake: &FakeMachine, act: Act) -> u64 {
         Act::TlbiStage1 => fake.tlbi_vmalle1is(),
         Act::TlbiAll => fake.tlbi_vmalls12e1is(),
         Act::Detach(vmid) => fake.detach(vmid),
+        Act::GuestStore(vmid, ipa) => return u64::from(fake.write_at(vmid, ipa, 3, 0xc0de)),
         Act::HostStore(frame) => return u64::from(fake.host_write_data(frame, 7, 0x5ec)),
     }
     0
