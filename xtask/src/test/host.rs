@@ -51,6 +51,13 @@ const GROUPS: &[Group] = &[
         env: &[("TENURE_CASES", "1")],
         when: When::Long,
     },
+    // The same of blocks.
+    Group {
+        name: "host-blocks",
+        args: &["-p", "tenure-mm-small", "--test", "blocks", "--", "--nocapture"],
+        env: &[("TENURE_CASES", "1")],
+        when: When::Long,
+    },
     Group {
         name: "host-fuzz",
         args: &["-p", "tenure-fuzz", "--test", "corpus"],
