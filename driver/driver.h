@@ -41,7 +41,7 @@ struct tn_machine {
 	u64 ipa_bits;
 	u64 min_pool;
 	bool ready;
-	/* Set at reboot, kexec and panic: no guest runs any more. */
+	/* Set at reboot, kexec and panic, and in a crash kernel: no guest runs any more, nothing is taken. */
 	bool stopping;
 };
 extern struct tn_machine tn_machine;
@@ -169,6 +169,8 @@ long tn_check_extension(unsigned long what);
 /* notify.c */
 int tn_notify_register(void);
 void tn_notify_unregister(void);
+long tn_host_reset(void);
+void tn_panic_mode(void);
 
 /* pages.c */
 int tn_pool_topup(struct tenure_vm *vm, u64 mask);
@@ -178,6 +180,7 @@ void tn_reap_kick(void);
 void tn_reap_wait(void);
 unsigned long tn_reap_pending(void);
 unsigned long tn_host_pool_pages(void);
+void tn_host_pool_return(void);
 int tn_count_frames(struct tenure_count *count);
 
 /* vm.c */

@@ -9,6 +9,7 @@
 #include <linux/arm-smccc.h>
 #include <linux/delay.h>
 #include <linux/errno.h>
+#include <linux/irqflags.h>
 #include <linux/sched.h>
 
 #include "driver.h"
@@ -16,12 +17,27 @@
 #define TN_TRIES 256
 #define TN_TOPUPS 16
 
+/* Calls that a reset would have to undo: the others need the handle of a VM, and it ends them all. */
+static bool tn_takes(u64 call)
+{
+	return call == TENURE_CALL_VM_CREATE || call == TENURE_CALL_PIN || call == TENURE_CALL_POOL_TOPUP;
+}
+
 s64 tn_hvc(struct tn_reply *reply, u64 call, u64 a1, u64 a2, u64 a3, u64 a4, u64 a5)
 {
 	struct arm_smccc_1_2_regs args = { .a0 = call, .a1 = a1, .a2 = a2, .a3 = a3, .a4 = a4, .a5 = a5 };
-	struct arm_smccc_1_2_regs res;
+	struct arm_smccc_1_2_regs res = { .a0 = TENURE_DENIED, .a2 = TENURE_NO_INDEX };
+	unsigned long flags;
 
-	arm_smccc_1_2_hvc(&args, &res);
+	if (tn_takes(call)) {
+		/* The reset interrupts every CPU first: a call that was let pass is over by then. */
+		local_irq_save(flags);
+		if (!READ_ONCE(tn_machine.stopping))
+			arm_smccc_1_2_hvc(&args, &res);
+		local_irq_restore(flags);
+	} else {
+		arm_smccc_1_2_hvc(&args, &res);
+	}
 	*reply = (struct tn_reply){
 		.status = (s64)res.a0,
 		.done = res.a1,

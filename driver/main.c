@@ -3,6 +3,7 @@
  * The Linux driver of Tenure: finds the hypervisor by the device tree's /hypervisor node, and offers the KVM
  * userspace API on /dev/tenure, and on /dev/kvm where that name is free.
  */
+#include <linux/crash_dump.h>
 #include <linux/miscdevice.h>
 #include <linux/mod_devicetable.h>
 #include <linux/module.h>
@@ -101,6 +102,7 @@ static u64 tn_info_value(u64 index)
 static int tn_probe(struct platform_device *pdev)
 {
 	struct tn_reply reply;
+	long left = 0;
 	int err;
 
 	if (tn_machine.ready)
@@ -126,6 +128,18 @@ static int tn_probe(struct platform_device *pdev)
 			tn_machine.ipa_bits);
 		return -ENODEV;
 	}
+	/*
+	 * The kernel before this one may have gone without a word. A crash kernel leaves all as it is until it restarts: it is
+	 * here to look.
+	 */
+	if (is_kdump_kernel())
+		tn_panic_mode();
+	else
+		left = tn_host_reset();
+	if (left < 0)
+		return left;
+	if (left)
+		dev_info(&pdev->dev, "the kernel before left %ld frames in the hypervisor's hands\n", left);
 	err = tn_notify_register();
 	if (err)
 		return err;
@@ -155,6 +169,7 @@ static void tn_remove(struct platform_device *pdev)
 	misc_deregister(&tn_dev);
 	tn_notify_unregister();
 	tn_reap_wait();
+	tn_host_pool_return();
 }
 
 static const struct of_device_id tn_match[] = {

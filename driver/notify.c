@@ -9,33 +9,51 @@
 
 #include "driver.h"
 
+/* Of half a millisecond at most: a vCPU leaves at its CPU's next interrupt. */
 #define TN_RESET_TRIES 20000
 
 static void tn_kick(void *unused)
 {
 }
 
-/* Reboot, power-off and kexec: every guest dies and every frame is the host's again before Linux goes. */
-static int tn_reboot(struct notifier_block *block, unsigned long action, void *data)
+/*
+ * Every guest dies, every pin is dropped and every frame comes home, whichever kernel they are from. Nobody makes new ones
+ * meanwhile. Returns how many frames that was about.
+ */
+long tn_host_reset(void)
 {
 	struct tn_reply reply;
-	int i;
+	u64 from = 0;
+	long frames = 0;
+	int waits = 0;
 
-	WRITE_ONCE(tn_machine.stopping, true);
-	/* An interrupt on each CPU: no vCPU is loaded after it, and none is entered again. */
-	on_each_cpu(tn_kick, NULL, 1);
-	for (i = 0; i < TN_RESET_TRIES; i++) {
-		tn_hvc(&reply, TENURE_CALL_HOST_RESET, 0, 0, 0, 0, 0);
-		if (reply.status == TENURE_SUCCESS && reply.x[0]) {
-			pr_info("tenure: every guest is gone, every page is the host's\n");
-			return NOTIFY_OK;
-		}
+	while (waits < TN_RESET_TRIES) {
+		tn_hvc(&reply, TENURE_CALL_HOST_RESET, from, 0, 0, 0, 0);
+		if (reply.status == TENURE_SUCCESS && reply.x[0])
+			return frames;
 		if (reply.status != TENURE_SUCCESS && reply.status != TENURE_RETRY)
 			break;
-		if (reply.status == TENURE_RETRY && !reply.done)
+		frames += reply.done;
+		/* Something is in the way, as against: there is more to do. */
+		if (reply.mask) {
+			waits++;
 			usleep_range(100, 500);
+		}
+		from = reply.x[1];
+		cond_resched();
 	}
-	pr_err("tenure: the host's reset did not finish: status %lld\n", reply.status);
+	pr_err("tenure: the host's reset did not finish: status %lld, mask %llx\n", reply.status, reply.mask);
+	return -EIO;
+}
+
+/* Reboot, power-off and kexec: the next kernel finds nothing of this one. */
+static int tn_reboot(struct notifier_block *block, unsigned long action, void *data)
+{
+	WRITE_ONCE(tn_machine.stopping, true);
+	/* An interrupt on each CPU: no vCPU is loaded after it, none is entered again, and no call takes anything any more. */
+	on_each_cpu(tn_kick, NULL, 1);
+	if (tn_host_reset() >= 0)
+		pr_info("tenure: every guest is gone, every page is the host's\n");
 	return NOTIFY_OK;
 }
 
@@ -55,17 +73,20 @@ static int tn_pm(struct notifier_block *block, unsigned long action, void *data)
 	return notifier_from_errno(-EBUSY);
 }
 
-/*
- * From now on guest memory reads as scrap for this kernel and the next, so that a dump does not end in aborts.
- * Reached before a crash kernel only with crash_kexec_post_notifiers on the command line.
- */
-static int tn_panic(struct notifier_block *block, unsigned long action, void *data)
+/* From now on guest memory reads as scrap for this kernel and the next, so that a dump does not end in aborts. */
+void tn_panic_mode(void)
 {
 	struct tn_reply reply;
 
 	WRITE_ONCE(tn_machine.stopping, true);
 	if (tn_hvc(&reply, TENURE_CALL_PANIC_MODE, 0, 0, 0, 0, 0) == TENURE_SUCCESS)
 		pr_emerg("tenure: guest memory reads as zeros from now on\n");
+}
+
+/* Reached before a crash kernel only with crash_kexec_post_notifiers on the command line; else that one's driver does it. */
+static int tn_panic(struct notifier_block *block, unsigned long action, void *data)
+{
+	tn_panic_mode();
 	return NOTIFY_DONE;
 }
 

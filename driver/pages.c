@@ -28,6 +28,9 @@ static atomic_long_t tn_back;
 static atomic_long_t tn_back_dirty;
 static atomic_long_t tn_reap_count;
 static atomic_long_t tn_host_pool;
+/* The same, by page->lru. */
+static LIST_HEAD(tn_host_pages);
+static DEFINE_SPINLOCK(tn_host_pages_lock);
 
 static void tn_reap_work(struct work_struct *work);
 static DECLARE_DELAYED_WORK(tn_reaper, tn_reap_work);
@@ -128,6 +131,21 @@ void tn_reap_wait(void)
 	cancel_delayed_work_sync(&tn_reaper);
 }
 
+/* The driver goes, no VM is left: takes back what it gave to the host's own pool. */
+void tn_host_pool_return(void)
+{
+	struct page *page, *next;
+
+	if (list_empty(&tn_host_pages) || tn_host_reset() < 0)
+		return;
+	list_for_each_entry_safe(page, next, &tn_host_pages, lru) {
+		list_del(&page->lru);
+		/* What stays the table of a block with a broken page in it is lost to Linux. */
+		if (tn_is_home(page))
+			tn_free(page, false);
+	}
+}
+
 /* Gives one frame to the pool of `vm`, or with NULL to the host's own. */
 static int tn_pool_add(struct tenure_vm *vm)
 {
@@ -143,6 +161,9 @@ static int tn_pool_add(struct tenure_vm *vm)
 		return tn_errno(reply.status);
 	}
 	if (!vm) {
+		spin_lock(&tn_host_pages_lock);
+		list_add(&page->lru, &tn_host_pages);
+		spin_unlock(&tn_host_pages_lock);
 		atomic_long_inc(&tn_host_pool);
 		return 0;
 	}

@@ -80,7 +80,8 @@ constants! { "TENURE_CALL_";
     /// (handle or 0) -> x4 = free pages, x5 = total pages.
     POOL_INFO = 0xC600_0132;
 
-    /// () -> x4 = 1 when finished. Destroys every VM; resumable. For shutdown and kexec.
+    /// (from) -> x4 = 1 when finished, x5 = `from` of the next call. Begins at 0. Destroys every VM, drops every pin that the
+    /// host declared, gives all it lent back, ends panic mode; resumable: RETRY means call again. For kexec and shutdown.
     HOST_RESET = 0xC600_0138;
     /// (): foreign RAM reads as scrap from now on, so that a crash kernel can dump.
     PANIC_MODE = 0xC600_0139;

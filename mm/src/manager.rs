@@ -238,6 +238,11 @@ impl<'a, M: Machine> Mm<'a, M> {
         self.panic_mode.store(true, Ordering::Release);
     }
 
+    /// Ends panic mode: what was shown as scrap stays so until [`Mm::host_reset`] has passed it.
+    pub fn leave_panic_mode(&self) {
+        self.panic_mode.store(false, Ordering::Release);
+    }
+
     /// The word of a frame.
     ///
     /// # Errors

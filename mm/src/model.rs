@@ -205,6 +205,20 @@ impl Model {
         }
     }
 
+    /// HOST_RESET to its end (B5): every VM is dead, the host uses nothing any more, and what its pins alone kept is its own
+    /// again. What it lent to its own pool comes home too ([`Model::drained`]). Entries of an IOMMU table are EL2's.
+    pub fn reset(&mut self) {
+        for vm in self.vms.keys().copied().collect::<Vec<_>>() {
+            self.destroy(vm);
+        }
+        for frame in self.frames.values_mut() {
+            (frame.cpu_pins, frame.dma_pins) = (0, 0);
+            if frame.state == State::Quarantine && frame.dma_leaves == 0 {
+                *frame = Frame::HOST;
+            }
+        }
+    }
+
     /// Frames that `vm` owns.
     pub fn owned(&self, vm: usize) -> Vec<u64> {
         self.frames.iter().filter(|(_, frame)| frame.owner == Some(vm)).map(|(&pfn, _)| pfn).collect()

@@ -101,9 +101,18 @@ impl HostPool {
         self.lent.add(machine, page);
     }
 
+    fn is_kept(&self, page: Pfn) -> bool {
+        (self.span.0..self.span.1).contains(&page)
+    }
+
+    /// Takes a page that was kept at boot, in the place of one that the host lent.
+    pub fn take_kept_for<M: Machine>(&mut self, machine: &M, lent: Pfn) -> Option<Pfn> {
+        if self.is_kept(lent) { None } else { self.kept.take(machine) }
+    }
+
     /// A table comes back.
     pub fn put<M: Machine>(&mut self, machine: &M, page: Pfn) {
-        let pool = if (self.span.0..self.span.1).contains(&page) { &mut self.kept } else { &mut self.lent };
+        let pool = if self.is_kept(page) { &mut self.kept } else { &mut self.lent };
         pool.put(machine, page);
     }
 

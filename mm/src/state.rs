@@ -214,6 +214,19 @@ pub enum Unpin {
     Released(Word),
 }
 
+/// What the reset of the host's world makes of a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Forget {
+    /// Nothing of the host that ends is left here.
+    Already,
+    /// One compare-and-swap to this word.
+    Swap(Word),
+    /// The host's leaf, which leads to scrap, is to be removed on the way to this word.
+    DropScrap(Word),
+    /// A quarantined frame: it is scrubbed and goes back to the host as this word.
+    Release(Word),
+}
+
 const fn stands(word: Word) -> Verdict<Word> {
     if word.is_frozen() {
         return Err(Refusal::FROZEN);
@@ -458,6 +471,34 @@ pub fn unpin(word: Word, kind: Field) -> Verdict<Unpin> {
         }),
         _ => Ok(Unpin::Swap(next)),
     }
+}
+
+/// Nothing but a state that a reset leaves alone: `Host`, without a pin that was declared.
+#[inline(always)]
+pub const fn is_forgotten(word: Word) -> bool {
+    word.is_only(State::Host, Slot::NONE)
+}
+
+/// The host ends, and with it every use that it ever declared: pins of both kinds, of whatever is no VM's.
+///
+/// A DMA pin too: it is the host's word that a device uses the page, and guards the host alone. A DMA *leaf* is an entry
+/// that EL2 made; it stays until that is gone.
+pub fn forget(word: Word) -> Verdict<Forget> {
+    if word.is_frozen() {
+        return Err(Refusal::FROZEN);
+    }
+    let free = word.without_host_pins();
+    Ok(match word.state() {
+        State::Quarantine if word.owner() == Slot::NONE => match release(free) {
+            Some(host) => Forget::Release(host),
+            None if free == word => Forget::Already,
+            None => Forget::Swap(free),
+        },
+        // After a panic scrap was shown in their place.
+        State::Hyp | State::Poison if word.is_redirected() => Forget::DropScrap(free.with_redirection(false)),
+        State::Host | State::Poison if free != word => Forget::Swap(free),
+        _ => Forget::Already,
+    })
 }
 
 /// The hypervisor is about to read or write a frame of the host. (What firmware keeps EL2 does not even map.)

@@ -111,6 +111,11 @@ impl Word {
         self.0 & (page::CPU_PINS.mask() | page::DMA_PINS.mask()) != 0
     }
 
+    /// Without pins of the host.
+    pub const fn without_host_pins(self) -> Self {
+        Self(self.0 & !(page::CPU_PINS.mask() | page::DMA_PINS.mask()))
+    }
+
     /// In `state`, owned by `owner`, thawed, and without any reference; a scrub may be owed.
     #[inline(always)]
     pub const fn is_only(self, state: State, owner: Slot) -> bool {

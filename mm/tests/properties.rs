@@ -10,7 +10,7 @@ mod world;
 use proptest::prelude::*;
 use tenure_abi::flags::{pin, status, unshare};
 use tenure_abi::page::State;
-use world::history::{Call, GFN, GFNS, end, furnished, play, run};
+use world::history::{Call, GFN, GFNS, end, end_by_reset, furnished, play, run};
 use world::{Layout, World};
 
 fn count() -> impl Strategy<Value = u64> {
@@ -69,6 +69,7 @@ fn call(frames: u64) -> impl Strategy<Value = Call> {
         2 => pfn().prop_map(Call::DmaMap),
         2 => pfn().prop_map(Call::DmaUnmap),
         1 => (pfn(), any::<bool>()).prop_map(|(pfn, on)| Call::HypPin(pfn, on)),
+        1 => Just(Call::Reset),
     ]
 }
 
@@ -100,6 +101,29 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(cases(60))]
+
+    /// B5: whatever came before, the host's reset leaves no frame that the next kernel trips over.
+    #[test]
+    fn a_reset_after_any_history_brings_every_page_home(
+        history in prop::collection::vec((0usize..4, call(32)), 1..80)
+    ) {
+        let mut world = furnished(Layout { frames: 32, ..Layout::default() });
+        play(&mut world, &history);
+        end_by_reset(world);
+    }
+
+    #[test]
+    fn a_reset_over_blocks_makes_the_hosts_map_whole(
+        history in prop::collection::vec((0usize..4, call(48)), 1..30)
+    ) {
+        let mut world = furnished(Layout { frames: 1024, spare: 1, blocks: true });
+        play(&mut world, &history);
+        end_by_reset(world);
+    }
+}
+
 /// What the host alone can do to an active guest and its frames.
 fn host_call(frames: u64) -> impl Strategy<Value = Call> {
     let of_the_host = |call: &Call| {
@@ -112,6 +136,7 @@ fn host_call(frames: u64) -> impl Strategy<Value = Call> {
                 | Call::Guest(..)
                 | Call::Destroy(..)
                 | Call::DestroyWhile(..)
+                | Call::Reset
         )
     };
     call(frames).prop_filter("a call of the host", of_the_host)

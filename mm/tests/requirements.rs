@@ -582,3 +582,80 @@ fn scenario_24_a_protected_vm_is_converted_by_its_host_until_it_is_active() {
         assert_eq!(world.guest(0, position, None), Ok(0x1a6e));
     }
 }
+
+/// B5: after the reset no pin is left, what they kept is scrubbed and the host's, and so is every page that it lent; an entry
+/// of an IOMMU table is EL2's and stays.
+#[test]
+fn a_reset_leaves_nothing_that_the_next_kernel_trips_over() {
+    let mut world = World::with_guest(PROTECTED);
+    world.share(0, 0, 4);
+    let pages: Vec<_> = (8..12).map(|number| world.frame(number)).collect();
+    for page in &pages[..3] {
+        assert!(world.host_write(*page, 0x401d));
+        assert_eq!(world.pin_cpu(*page), Reply::done(1));
+    }
+    assert_eq!(world.pin(pages[0], 1, pin::DMA), Reply::done(1));
+    assert!(world.dma_map(pages[2]));
+    world.unshare(0, 1, 1, unshare::DRAIN);
+    world.destroy(0);
+    assert!(pages[..3].iter().all(|page| world.state(*page) == State::Quarantine));
+    let mine = world.frame(20);
+    assert_eq!(world.pin(mine, 3, pin::CPU), Reply::done(3));
+    assert_eq!(world.topup(None, world.frame(30), 4), Some(Reply::done(4)));
+    world.reset();
+    assert_eq!(world.lent(), 0);
+    assert_eq!((world.state(pages[0]), world.state(pages[1])), (State::Host, State::Host));
+    assert!(!world.word(mine).is_host_pinned());
+    // The last leaf is what ends the third.
+    assert_eq!(world.state(pages[2]), State::Quarantine);
+    assert_eq!(world.dma_unmap(pages[2]).released, 1);
+    // All of it can be given away again.
+    world.furnish(0, PROTECTED, 8);
+    world.furnish(1, PROTECTED, 20);
+}
+
+/// The same where tables of the host's map are pages that it lent, to one another's blocks, and one block can never be whole.
+#[test]
+fn a_reset_brings_home_what_serves_as_a_table() {
+    let mut world = World::new(Layout { frames: 2048, spare: 0, blocks: true });
+    // Two pages are left from boot: one splits the block of the lent pages, one the next.
+    assert_eq!(world.topup(None, world.frame(0), 8), Some(Reply::done(8)));
+    world.create(0, 0);
+    for block in 1..3 {
+        assert_eq!(world.topup(Some(0), world.frame(block * 512), 1), Some(Reply::done(1)));
+    }
+    assert_eq!(world.poison(world.frame(3 * 512)), Reply::done(1));
+    let total = world.mm.pool_info(None).1;
+    world.reset();
+    assert_eq!((world.lent(), world.mm.pool_info(None).1), (0, total - 8));
+    // The broken frame's block is the only one that is split still.
+    let level = |number| world.mm.host_entry(world.frame(number)).1;
+    assert_eq!([level(0), level(512), level(1024), level(1536)], [2, 2, 2, 3]);
+    assert_eq!(world.state(world.frame(1536)), State::Poison);
+}
+
+/// What was shown as scrap after a panic is refused again, and the scrap itself belongs to nobody's address any more.
+#[test]
+fn a_reset_ends_panic_mode() {
+    let mut world = World::new(Layout::default());
+    let pooled = world.frame(30);
+    assert_eq!(world.topup(None, pooled, 1), Some(Reply::done(1)));
+    let own = Pfn(world::BASE + 2);
+    world.mm.enter_panic_mode();
+    let look = Access::default();
+    for page in [pooled, own] {
+        assert_eq!(world.mm.host_fault(page.base(), look), HostFault::Resume);
+        assert!(world.word(page).is_redirected());
+    }
+    world.mm.leave_panic_mode();
+    let mut next = 0;
+    let finished = (0..64).any(|_| {
+        let step = world.mm.host_reset(next);
+        next = step.next;
+        step.finished
+    });
+    assert!(finished);
+    assert_eq!(world.mm.host_fault(own.base(), look), HostFault::Abort);
+    assert!(!world.word(own).is_redirected());
+    assert_eq!(world.state(pooled), State::Host);
+}

@@ -5,12 +5,20 @@ use tenure_abi::{Reply, Status};
 use super::{Call, vm};
 use crate::machine::mm;
 
-/// HOST_RESET: one step of the end of every VM. RETRY while there is more to do.
+/// HOST_RESET(from): one step of the end of every VM, then of all else that the host declared or lent. RETRY while there
+/// is more to do; the sweep begins again where a VM was found.
 pub fn reset(at: &mut Call<'_>) -> Reply {
     at.set(4, 0);
+    at.set(5, 0);
+    if at.arg(1) > mm().frames().len() {
+        return Reply::refused(Status::Invalid);
+    }
+    mm().leave_panic_mode();
     let Some(handle) = mm().vms().iter().find_map(|vm| vm.handle()) else {
-        at.set(4, 1);
-        return Reply::done(0);
+        let step = mm().host_reset(at.arg(1));
+        at.set(4, u64::from(step.finished));
+        at.set(5, step.next);
+        return step.reply;
     };
     let (reply, finished) = vm::destroy_step(handle);
     match reply.status {

@@ -174,6 +174,14 @@ impl HostMap {
         Some(above.descriptor.next().frame())
     }
 
+    /// Puts the zeroed `to` in the place of the level-3 table at `first`; the caller holds the words of all its frames frozen.
+    /// The host's leaves come again with its touches. Returns the table that it replaces. Under the [`Structure`] lock.
+    pub fn renew_table<M: Machine>(&self, machine: &M, first: Pfn, to: Pfn) -> Option<Pfn> {
+        let above = self.above(machine, first)?;
+        replace(machine, above, first, ENTRIES, Descriptor::table(to.base()));
+        Some(above.descriptor.next().frame())
+    }
+
     /// The level-2 entry over a frame, if it points to a level-3 table.
     fn above<M: Machine>(&self, machine: &M, frame: Pfn) -> Option<Entry> {
         let mut entry = self.root_entry(machine, frame);

@@ -139,6 +139,7 @@ impl<'a, M: Machine> Mm<'a, M> {
                 let page = cell.freeze(frame, word, word).map_err(|_| Refusal::FROZEN)?;
                 self.scrub_all(core::iter::once(frame));
                 page.publish(next);
+                self.came_home(core::iter::once(frame));
                 result.released += 1;
                 Ok(())
             }

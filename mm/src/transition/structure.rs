@@ -140,21 +140,49 @@ impl<'a, M: Machine> Mm<'a, M> {
             }
         };
         let Some(block) = block else { return false };
-        self.merge_host_block(Pfn(block));
+        let _ = self.merge_host_block(Pfn(block));
         true
     }
 
-    fn merge_host_block(&self, first: Pfn) {
-        let Some(words) = self.frames.run(first, ENTRIES) else { return };
+    /// Merges the host's block of 2 MiB at `first`.
+    ///
+    /// # Errors
+    /// A frame of it is not the host's, or a transition is in flight.
+    pub(super) fn merge_host_block(&self, first: Pfn) -> Result<(), Refusal> {
+        let words = self.frames.run(first, ENTRIES).ok_or(Refusal::STATE)?;
         let free = |word: Word| {
             let whole = word.state() == State::Host && !word.is_firmware();
             if whole { Ok(()) } else { Err(Refusal::STATE) }
         };
-        let Ok(block) = FrozenBlock::freeze(words, first, state::is_free, free) else { return };
+        let block =
+            FrozenBlock::freeze(words, first, state::is_free, free).map_err(|(_, refusal)| refusal)?;
         let _structure = self.structure.lock(first);
         if let Some(table) = self.host.merge(&self.machine, first) {
             self.host_pool().put(&self.machine, table);
         }
         drop(block);
+        Ok(())
+    }
+
+    /// Where a page that the host lent serves as the level-3 table at `first`, one that was kept at boot takes its place,
+    /// if there is one to spare.
+    ///
+    /// # Errors
+    /// A transition is in flight.
+    pub(super) fn free_lent_table(&self, first: Pfn) -> Result<(), Refusal> {
+        let Some(words) = self.frames.run(first, ENTRIES) else { return Ok(()) };
+        // The leaves of a table change under the words of their frames only.
+        let block = FrozenBlock::freeze(words, first, |word| !word.is_frozen(), |_| Ok(()))
+            .map_err(|(_, refusal)| refusal)?;
+        let _structure = self.structure.lock(first);
+        let table = self.host.leaf(&self.machine, first).map(|leaf| leaf.table.frame());
+        let spare = table.and_then(|table| self.host_pool().take_kept_for(&self.machine, table));
+        if let Some(spare) = spare
+            && let Some(table) = self.host.renew_table(&self.machine, first, spare)
+        {
+            self.host_pool().put(&self.machine, table);
+        }
+        drop(block);
+        Ok(())
     }
 }

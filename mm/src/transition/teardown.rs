@@ -27,7 +27,7 @@ use crate::word::{Frozen, PageWord, Word};
 const WALK_CHUNK: u64 = 640;
 
 /// Frames that one entry to EL2 takes home.
-const TEAR_CHUNK: u64 = 12;
+pub(super) const TEAR_CHUNK: u64 = 12;
 
 /// Entries that one entry to EL2 looks at for tables: each is a walk.
 const TABLE_CHUNK: u64 = 192;

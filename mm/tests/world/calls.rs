@@ -77,6 +77,49 @@ impl World {
         self.verify("VM_DESTROY");
     }
 
+    /// The reset of the host's world, from the first step to the last.
+    pub fn reset(&mut self) {
+        let before = self.model.clone();
+        for vm in self.handles.keys().copied().collect::<Vec<_>>() {
+            self.destroy(vm);
+        }
+        let mut next = 0;
+        let finished = (0..PATIENCE).any(|_| {
+            let step = self.mm.host_reset(next);
+            let status = if step.finished { Status::Success } else { Status::Retry };
+            assert_eq!(step.reply.status, status, "HOST_RESET: {}", step.reply);
+            next = step.next;
+            step.finished
+        });
+        assert!(finished, "HOST_RESET does not end");
+        self.model.reset();
+        let lent: Vec<_> = self
+            .model
+            .frames
+            .iter()
+            .filter(|(_, frame)| frame.state == State::Hyp)
+            .map(|(&pfn, _)| pfn)
+            .collect();
+        for pfn in lent {
+            if self.state(Pfn(pfn)) == State::Host {
+                assert!(pfn >= self.frame(0).0, "a page of the hypervisor's own was given away");
+                self.model.drained(pfn);
+            }
+        }
+        self.age_contents(&before);
+        self.verify("HOST_RESET");
+    }
+
+    /// Pages of the host's own pool that it lent.
+    pub fn lent(&self) -> usize {
+        let first = self.frame(0).0;
+        self.model
+            .frames
+            .range(first..)
+            .filter(|(_, frame)| frame.state == State::Hyp && frame.owner.is_none())
+            .count()
+    }
+
     pub fn set_rights(&mut self, vm: usize, rights: u64) -> Option<Status> {
         let real = self.mm.vm_set_rights(&*self.vm(vm)?, rights).err().unwrap_or(Status::Success);
         let expect = self.model.set_rights(vm, rights);

@@ -2,6 +2,7 @@
 //! tests and fuzzing make them up.
 
 use tenure_abi::flags::{pin, status};
+use tenure_abi::page::State;
 use tenure_mm::fake::on_cpu;
 
 use super::{Layout, World};
@@ -42,6 +43,7 @@ pub enum Call {
     DmaMap(u64),
     DmaUnmap(u64),
     HypPin(u64, bool),
+    Reset,
 }
 
 /// Makes a call.
@@ -127,6 +129,7 @@ pub fn make(world: &mut World, call: &Call) {
         Call::HypPin(pfn, on) => {
             let _ = world.hyp_pin(world.frame(pfn), on);
         }
+        Call::Reset => world.reset(),
     }
 }
 
@@ -155,6 +158,30 @@ pub fn play(world: &mut World, history: &[(usize, Call)]) {
     for (cpu, call) in history {
         on_cpu(*cpu, || make(world, call));
     }
+}
+
+/// The host ends without a word to its holders: after its reset every page is back.
+pub fn end_by_reset(mut world: World) {
+    for (pfn, frame) in world.model.frames.clone() {
+        (0..frame.dma_leaves).for_each(|_| {
+            let _ = world.dma_unmap(tenure_mm::Pfn(pfn));
+        });
+        (0..frame.hyp_pins).for_each(|_| {
+            let _ = world.mm.hyp_unpin(tenure_mm::Pfn(pfn));
+            world.model.hyp_pin(pfn, false);
+        });
+    }
+    world.reset();
+    let odd: Vec<_> = world
+        .model
+        .frames
+        .range(world.frame(0).0..)
+        .filter(|(_, frame)| {
+            let gone = State::Host == frame.state && !frame.firmware || frame.state == State::Poison;
+            !gone || frame.cpu_pins + frame.dma_pins + frame.hyp_pins + frame.guest_leaves > 0
+        })
+        .collect();
+    assert!(odd.is_empty(), "the next kernel trips over {odd:#x?}");
 }
 
 /// Every VM dies, every holder lets go, and every page is back.

@@ -93,8 +93,8 @@ valued! {
     pool_drain(handle, max) = call::POOL_DRAIN;
     /// POOL_INFO: x4 = free, x5 = total.
     pool_info(handle) = call::POOL_INFO;
-    /// HOST_RESET: x4 = finished.
-    host_reset() = call::HOST_RESET;
+    /// HOST_RESET: x4 = finished, x5 = where to go on.
+    host_reset(from) = call::HOST_RESET;
 }
 
 /// The word of a frame, 0 where QUERY fails.

@@ -11,11 +11,15 @@ pub mod memory;
 pub mod totals;
 pub mod vm;
 
+use arrayvec::ArrayVec;
 use frames::Frames;
 use machine::Machine;
 use tenure_abi::{Reply, Status};
 use tenure_test_rt::check;
-use tenure_test_rt::harness::TestResult;
+use tenure_test_rt::harness::{Failure, TestResult};
+
+/// Pages that are lent to the host's own pool at once.
+const LENT: u64 = 8;
 
 /// A host: its machine and its free frames.
 #[derive(Debug)]
@@ -24,6 +28,8 @@ pub struct Host {
     pub machine: Machine,
     /// Frames for experiments.
     pub frames: Frames,
+    /// Runs of [`LENT`] of them that are lent to the host's own pool.
+    lent: ArrayVec<u64, 64>,
     /// True where Tenure answers.
     pub under_tenure: bool,
 }
@@ -36,7 +42,7 @@ impl Host {
     pub fn new(dtb: u64) -> Result<Self, &'static str> {
         let machine = Machine::read(dtb)?;
         let frames = Frames::new(machine.free.clone());
-        Ok(Self { machine, frames, under_tenure: calls::tenure_answers() })
+        Ok(Self { machine, frames, lent: ArrayVec::new(), under_tenure: calls::tenure_answers() })
     }
 
     /// Gives pages to the host's own pool; they stay there.
@@ -44,11 +50,27 @@ impl Host {
     /// # Errors
     /// A refusal.
     pub fn top_up(&mut self) -> TestResult {
-        const PAGES: u64 = 8;
-        let pfn = vm::take(self, PAGES as usize, 1)?;
-        let reply = calls::pool_topup(0, pfn, PAGES);
-        check!(reply == Reply::done(PAGES), "POOL_TOPUP of the host: {reply}");
+        let pfn = vm::take(self, LENT as usize, 1)?;
+        let reply = calls::pool_topup(0, pfn, LENT);
+        check!(reply == Reply::done(LENT), "POOL_TOPUP of the host: {reply}");
+        let _ = self.lent.try_push(pfn);
         Ok(())
+    }
+
+    /// HOST_RESET, as often as it asks for: what was lent is free for experiments again. Returns how many pages its steps say
+    /// that they changed.
+    ///
+    /// # Errors
+    /// A refusal, no end, or a page that was lent and did not come back as it must.
+    pub fn reset(&mut self) -> Result<u64, Failure> {
+        let changed = vm::reset_host()?;
+        for pfn in self.lent.take() {
+            for frame in pfn..pfn + LENT {
+                vm::came_back(frame)?;
+            }
+            self.frames.give(pfn, LENT as usize);
+        }
+        Ok(changed)
     }
 
     /// Has Tenure split every block of the host's that holds a frame for experiments: a split block keeps its table, so that

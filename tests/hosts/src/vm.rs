@@ -499,6 +499,24 @@ pub fn destroy(handle: u64) -> TestResult {
     fail!("VM_DESTROY never ends")
 }
 
+/// HOST_RESET, as often as it asks for. Returns how many pages its steps say that they changed.
+///
+/// # Errors
+/// A refusal, or no end.
+pub fn reset_host() -> Result<u64, Failure> {
+    let (mut next, mut changed) = (0, 0);
+    for _ in 0..1_000_000 {
+        let (reply, regs) = calls::host_reset(next);
+        match (reply.status, regs.x(4)) {
+            (tenure_abi::Status::Success, 1) => return Ok(changed),
+            (tenure_abi::Status::Retry, 0) => changed += reply.done,
+            _ => fail!("HOST_RESET: {reply}, finished {}", regs.x(4)),
+        }
+        next = regs.x(5);
+    }
+    fail!("HOST_RESET never ends")
+}
+
 /// r0..r3 of a command as a reply.
 ///
 /// # Errors

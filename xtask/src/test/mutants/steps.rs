@@ -190,17 +190,44 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     Mutant::new(
         "a page is zeroed before the host's leaf is gone",
-        "transition/run.rs",
-        &[
-            ("        if drop_leaves {\n", "        if zero {\n            self.scrub_all(held.iter().map(Frozen::frame));\n        }\n        if drop_leaves {\n"),
-            ("held.len() as u64);\n        }\n        if zero {\n            self.scrub_all(held.iter().map(Frozen::frame));\n        }\n", "held.len() as u64);\n        }\n"),
-        ],
+        "transition/convert.rs",
+        &[(
+            "        if common.drops {\n",
+            "        self.commit_contents(op, held.iter().map(Frozen::frame));\n        if common.drops {\n",
+        ), (
+            "        if common.quick.flip() != 0 {\n",
+            "        if false {\n",
+        )],
         &["order::an_unshare_freezes_first_and_is_private_when_no_way_of_the_host_is_left"],
     ),
     Mutant::new(
         "a range of mixed pages runs past its end",
         "transition/convert.rs",
-        &[("let rest = count - quick_pages;", "let rest = count;")],
+        &[("while index < count {\n            let at = gfn.offset(index);\n            let entry = cursor.entry", "while index <= count {\n            let at = gfn.offset(index);\n            let entry = cursor.entry")],
         &["ranges::a_range_of_mixed_pages_touches_nothing_behind_it"],
+    ),
+    Mutant::new(
+        "a pin outlives the host's reset",
+        "state.rs",
+        &[("State::Host | State::Poison if free != word => Forget::Swap(free),", "")],
+        &["requirements::a_reset_leaves_nothing_that_the_next_kernel_trips_over"],
+    ),
+    Mutant::new(
+        "what a reset sends home is not scrubbed",
+        "transition/reset.rs",
+        &[("self.scrub_all(core::iter::once(frame));", "")],
+        &["requirements::a_reset_leaves_nothing_that_the_next_kernel_trips_over"],
+    ),
+    Mutant::new(
+        "a lent page stays a table",
+        "transition/reset.rs",
+        &[("Err(Refusal::STATE) => self.free_lent_table(first),", "Err(Refusal::STATE) => Ok(()),")],
+        &["requirements::a_reset_brings_home_what_serves_as_a_table"],
+    ),
+    Mutant::new(
+        "scrap of a panic is shown for ever",
+        "state.rs",
+        &[("State::Hyp | State::Poison if word.is_redirected() => Forget::DropScrap(free.with_redirection(false)),", "")],
+        &["requirements::a_reset_ends_panic_mode"],
     ),
 ];

@@ -16,7 +16,6 @@ crate::tests!(
     as_many_vms_as_promised,
     activation_needs_a_pool,
     pool_can_be_drained_and_is_scrubbed,
-    host_reset_destroys_all,
     measurement_tells_the_image,
 );
 
@@ -106,31 +105,6 @@ fn pool_can_be_drained_and_is_scrubbed(host: &mut Host) -> TestResult {
         vm::came_back(frame)?;
     }
     host.frames.give(pfn, 8);
-    Ok(())
-}
-
-fn host_reset_destroys_all(host: &mut Host) -> TestResult {
-    let before = Totals::read()?;
-    let mut vm = Vm::new(host, vm_flags::PROTECTED)?;
-    let outcome = vm.boot(host).and_then(|()| vm.fill(host, FREE_GFN, 16, 0xaaaa));
-    let mut other = Vm::new(host, 0)?;
-    outcome?;
-    let mut finished = false;
-    for _ in 0..1000 {
-        let (reply, regs) = calls::host_reset();
-        if regs.x(4) == 1 && reply.is_success() {
-            finished = true;
-            break;
-        }
-        check!(matches!(reply.status, Status::Success | Status::Retry), "HOST_RESET: {reply}");
-    }
-    check!(finished, "HOST_RESET never ends");
-    check_eq!(Totals::read()?, before);
-    for vm in [&mut vm, &mut other] {
-        let (reply, _) = calls::vcpu_run(vm.handle, 0);
-        check!(!reply.is_success(), "a VM outlives HOST_RESET");
-        vm.collect(host)?;
-    }
     Ok(())
 }
 

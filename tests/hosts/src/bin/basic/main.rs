@@ -15,6 +15,7 @@ mod exits;
 mod last;
 mod lives;
 mod plain;
+mod reset;
 mod rubbish;
 mod sharing;
 mod shortage;
@@ -73,6 +74,7 @@ fn main(dtb: u64) -> ! {
         run("vcpus", vcpus::TESTS, &mut host);
         run("plain", plain::TESTS, &mut host);
         run("shortage", shortage::TESTS, &mut host);
+        run("reset", reset::TESTS, &mut host);
         run("last", last::TESTS, &mut host);
     } else {
         println!("note: no Tenure here");

@@ -58,7 +58,7 @@ const DEFINED: &[u64] = &[
 ];
 
 /// Calls without arguments, which cannot be made wrongly.
-const ALWAYS_RIGHT: &[u64] = &[call::VERSION, call::FEATURES, call::HOST_RESET, call::PANIC_MODE];
+const ALWAYS_RIGHT: &[u64] = &[call::VERSION, call::FEATURES, call::PANIC_MODE];
 
 /// Calls whose first argument is a handle.
 fn takes_handle(id: u64) -> bool {

@@ -35,6 +35,37 @@ pub fn run(host: &mut Host, clock: Clock) {
         host.frames.give(pfn, 1);
         Ok(())
     });
+    instructions("longest_reset_call", || reset(host, clock));
+}
+
+/// The sweep of a reset, over a block all of whose pages are pinned, and one that is to be merged with 64 pages in quarantine.
+fn reset(host: &mut Host, clock: Clock) -> Result<Measured, Failure> {
+    const ALL: u64 = MAX_ATOMIC_PAGES;
+    const HELD: u64 = 64;
+    let pinned = take(host, ALL as usize, ALL as usize)?;
+    check_eq!(calls::pin(pinned, ALL, pin::CPU), Reply::done(ALL));
+    let mut vm = Vm::new(host, vm_flags::PROTECTED)?;
+    vm.boot(host)?;
+    vm.fill(host, FREE_GFN, HELD, 3)?;
+    vm.share(host, FREE_GFN, HELD)?;
+    let held: arrayvec::ArrayVec<u64, 64> = (0..HELD).map(|index| vm.frame(FREE_GFN + index)).collect();
+    for (index, pfn) in (0..).zip(&held) {
+        check_eq!(calls::pin(*pfn, 1, pin::CPU), Reply::done(1));
+        vm.disown(FREE_GFN + index);
+    }
+    vm.destroy(host)?;
+    let (mut longest, mut next, mut finished) = (0, 0, false);
+    while !finished {
+        let start = cpu::counter();
+        let (reply, regs) = calls::host_reset(next);
+        longest = longest.max(cpu::counter().wrapping_sub(start));
+        check!(matches!(reply.status, Status::Success | Status::Retry), "HOST_RESET: {reply}");
+        (next, finished) = (regs.x(5), regs.x(4) == 1);
+    }
+    host.reset()?;
+    held.iter().for_each(|pfn| host.frames.give(*pfn, 1));
+    host.frames.give(pinned, ALL as usize);
+    Ok(clock.per_step(longest, 1))
 }
 
 /// The longest of the DONATE calls of 1024 pages, and of the VM_DESTROY calls after it.

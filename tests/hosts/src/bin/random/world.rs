@@ -246,7 +246,11 @@ impl World {
     pub fn destroy(&mut self, vm: usize) -> TestResult {
         let Some(party) = self.parties.get_mut(vm).and_then(Option::take) else { return Ok(()) };
         tenure_test_hosts::vm::destroy(party.vm.handle)?;
-        self.bury(vm, party)
+        let run_pfn = party.vm.run_pfn;
+        self.bury(vm, party)?;
+        self.unpin_all(run_pfn)?;
+        self.model.frames.remove(&run_pfn);
+        Ok(())
     }
 
     /// What is left to do when a VM is dead.
@@ -258,8 +262,6 @@ impl World {
         self.model.destroy(vm);
         self.model.hyp_pin(party.vm.run_pfn, false);
         self.contents.age(&before, &self.model);
-        self.unpin_all(party.vm.run_pfn)?;
-        self.model.frames.remove(&party.vm.run_pfn);
         for pfn in party.spare {
             came_back(pfn)?;
         }
@@ -271,20 +273,27 @@ impl World {
     /// # Errors
     /// As for [`Self::destroy`].
     pub fn reset(&mut self) -> TestResult {
-        let mut finished = false;
-        for _ in 0..100_000 {
-            let (reply, regs) = calls::host_reset();
-            check!(matches!(reply.status, Status::Success | Status::Retry), "HOST_RESET: {reply}");
-            if regs.x(4) == 1 {
-                finished = true;
-                break;
-            }
-        }
-        check!(finished, "HOST_RESET never ends");
+        self.host.reset()?;
         for vm in 0..VMS {
             if let Some(party) = self.parties.get_mut(vm).and_then(Option::take) {
+                let run_pfn = party.vm.run_pfn;
                 self.bury(vm, party)?;
+                self.model.frames.remove(&run_pfn);
             }
+        }
+        let before = self.model.clone();
+        self.model.reset();
+        // What was lent to the host's pool is home, but for a few that may still be tables or the pool's reserve.
+        let lent = |(pfn, frame): (&u64, &Frame)| {
+            let lent = frame.state == State::Hyp && calls::state(*pfn) == Some(State::Host);
+            lent.then_some(*pfn)
+        };
+        let lent: Vec<u64> = before.frames.iter().filter_map(lent).collect();
+        lent.iter().for_each(|pfn| self.model.drained(*pfn));
+        self.contents.age(&before, &self.model);
+        for pfn in lent {
+            came_back(pfn)?;
+            self.contents.fill(pfn, Page::ZERO);
         }
         Ok(())
     }
