@@ -55,7 +55,7 @@ pub fn task(args: &Args) -> Result<()> {
     let initrd = match &args.initrd {
         Some(file) => file.clone(),
         None => {
-            let contents = Contents { driver: Some(Flavour::Full), programs: true };
+            let contents = Contents { driver: Some(Flavour::Full), programs: true, ..Contents::default() };
             initramfs::pack(&machine, "initramfs-full.cpio", contents)?
         }
     };

@@ -16,18 +16,20 @@ const INIT: &str = include_str!("../assets/init");
 
 /// What goes in beside busybox and `/init`.
 #[derive(Clone, Copy, Default)]
-pub struct Contents {
+pub struct Contents<'a> {
     /// The Linux driver for this kernel as `/lib/tenure.ko`.
     pub driver: Option<Flavour>,
     /// The programs of tests/story in `/bin`, and the guest that they start as `/lib/guest-basic`.
     pub programs: bool,
+    /// A kernel and an archive for the kernel to start after itself, as `/lib/kernel` and `/lib/ramdisk`.
+    pub next: Option<(&'a Path, &'a Path)>,
 }
 
 /// Packs an archive into `target/NAME`.
 ///
 /// # Errors
 /// If a file cannot be read or the archive cannot be written.
-pub fn pack(machine: &Machine, name: &str, contents: Contents) -> Result<std::path::PathBuf> {
+pub fn pack(machine: &Machine, name: &str, contents: Contents<'_>) -> Result<std::path::PathBuf> {
     let path = paths::target().join(name);
     let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
     let mut archive = Archive::new(BufWriter::new(file))?;
@@ -45,6 +47,10 @@ pub fn pack(machine: &Machine, name: &str, contents: Contents) -> Result<std::pa
     }
     if contents.programs {
         archive.file("lib/guest-basic", 0o644, &read(&build::bare("guest-basic"))?)?;
+    }
+    if let Some((kernel, ramdisk)) = contents.next {
+        archive.file("lib/kernel", 0o644, &read(kernel)?)?;
+        archive.file("lib/ramdisk", 0o644, &read(ramdisk)?)?;
     }
     let scripts = paths::root().join("tests/linux");
     for entry in fs::read_dir(&scripts).into_iter().flatten().flatten() {

@@ -135,7 +135,11 @@ fn on_virt(args: &Args, machine: &Machine, run: &str) -> Result<Command> {
     };
     build::parts_of(machine, needed)?;
     let kernel = args.kernel.clone().unwrap_or_else(|| machine.kernel.image.clone());
-    let contents = Contents { driver: (!args.bare).then_some(Flavour::Cloud), programs: !args.bare };
+    let contents = Contents {
+        driver: (!args.bare).then_some(Flavour::Cloud),
+        programs: !args.bare,
+        ..Contents::default()
+    };
     let initrd = initrd(args, machine, "initramfs.cpio", contents)?;
     let bootargs = bootargs(run, &args.append);
     let config = args.machine.config();
@@ -167,7 +171,7 @@ fn on_board(args: &Args, machine: &Machine, board: &Board, run: &str) -> Result<
         needed.extend([build::Part::DriverFull, build::Part::Story]);
     }
     build::parts_of(machine, &needed)?;
-    let contents = Contents { driver: Some(Flavour::Full), programs: true };
+    let contents = Contents { driver: Some(Flavour::Full), programs: true, ..Contents::default() };
     let host = Host {
         kernel: args.kernel.clone().unwrap_or(kernel.image),
         initrd: initrd(args, machine, "initramfs-full.cpio", contents)?,

@@ -9,9 +9,11 @@ pub mod clock;
 pub mod driver;
 #[cfg(target_arch = "aarch64")]
 pub mod guest;
+pub mod kexec;
 pub mod mapping;
 pub mod ring;
 pub mod roads;
+pub mod secret;
 pub mod show;
 pub mod signal;
 pub mod steps;

@@ -183,7 +183,7 @@ impl<'a> Bench<'a> {
 
     fn debian(&self, what: &str, programs: bool) -> Result<Payload> {
         let initrd = if programs {
-            let contents = Contents { driver: Some(Flavour::Cloud), programs };
+            let contents = Contents { driver: Some(Flavour::Cloud), programs, ..Contents::default() };
             initramfs::pack(self.machine, "initramfs-bench.cpio", contents)?
         } else {
             self.plain()?

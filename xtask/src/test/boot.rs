@@ -26,6 +26,8 @@ pub struct Boots<'a> {
     machine: &'a Machine,
     /// With the driver and the programs.
     full: Option<PathBuf>,
+    /// The same, with a kernel to go on with.
+    next: Option<PathBuf>,
     /// With busybox alone.
     plain: PathBuf,
     /// The kernel of boards, and the initrd with the driver for it.
@@ -40,18 +42,26 @@ impl<'a> Boots<'a> {
     pub fn new(machine: &'a Machine, rows: &[Row]) -> Result<Self> {
         let plain = initramfs::pack(machine, "initramfs-plain.cpio", Contents::default())?;
         let debian = rows.iter().any(|row| matches!(row.kind, Kind::Debian { .. }));
-        let contents =
-            Contents { driver: Some(Flavour::Cloud), programs: rows.iter().any(|row| row.programs) };
+        let contents = Contents {
+            driver: Some(Flavour::Cloud),
+            programs: rows.iter().any(|row| row.programs),
+            next: None,
+        };
         let full = debian.then(|| initramfs::pack(machine, "initramfs.cpio", contents)).transpose()?;
+        let next = full.as_deref().filter(|_| rows.iter().any(|row| row.next)).map(|ramdisk| {
+            let contents = Contents { next: Some((&machine.kernel.image, ramdisk)), ..contents };
+            initramfs::pack(machine, "initramfs-next.cpio", contents)
+        });
+        let next = next.transpose()?;
         let board = rows.iter().any(|row| row.of_board().is_some());
         let boards = board.then(|| {
-            let contents = Contents { driver: Some(Flavour::Full), programs: true };
+            let contents = Contents { driver: Some(Flavour::Full), programs: true, next: None };
             Ok::<_, anyhow::Error>((
                 setup::board_kernel(false)?.image,
                 initramfs::pack(machine, "initramfs-full.cpio", contents)?,
             ))
         });
-        Ok(Self { machine, full, plain, boards: boards.transpose()? })
+        Ok(Self { machine, full, next, plain, boards: boards.transpose()? })
     }
 
     /// Boots a row and reports it.
@@ -71,7 +81,10 @@ impl<'a> Boots<'a> {
         let last = match &row.kind {
             Kind::Host { .. } => Some("result: * passed, * failed".to_owned()),
             Kind::Board { .. } => Some("init: board ended with 0".to_owned()),
-            Kind::Debian { run } if row.end == End::PowerOff => Some(format!("init: {run} ended with 0")),
+            // One that starts another kernel ends in that one.
+            Kind::Debian { run } if row.end == End::PowerOff && !row.next => {
+                Some(format!("init: {run} ended with 0"))
+            }
             _ => None,
         };
         expected.extend(last.filter(|last| !row.expect.contains(last)));
@@ -121,7 +134,12 @@ impl<'a> Boots<'a> {
             }
             Kind::Debian { run } => {
                 let bootargs = run::bootargs(run, &row.bootargs);
-                Payload::Tenure { image, kernel: debian(), initrd: self.full.clone(), bootargs }
+                Payload::Tenure {
+                    image,
+                    kernel: debian(),
+                    initrd: if row.next { self.next.clone() } else { self.full.clone() },
+                    bootargs,
+                }
             }
             Kind::Host { name } => host(image, name, &row.bootargs),
             Kind::Random { seed, steps } => host(image, "host-random", &format!("seed={seed} steps={steps}")),

@@ -95,6 +95,8 @@ pub struct Row {
     pub unknown_resets: bool,
     /// Whether it runs a program of tests/story.
     pub programs: bool,
+    /// Whether the host starts another kernel after itself.
+    pub next: bool,
     /// Further words for the host's command line.
     pub bootargs: String,
     /// Lines that must come, in this order.
@@ -135,6 +137,7 @@ impl Row {
             kind,
             unknown_resets: false,
             programs: false,
+            next: false,
             bootargs: String::new(),
             expect: Vec::new(),
             never: Vec::new(),
@@ -214,6 +217,12 @@ impl Row {
     pub fn with_programs(mut self) -> Self {
         self.programs = true;
         self
+    }
+
+    /// It starts another kernel after itself, from its own RAM disk.
+    pub fn with_next(mut self) -> Self {
+        self.next = true;
+        self.with_programs()
     }
 
     pub fn memory(mut self, mebibytes: u32) -> Self {

@@ -163,6 +163,23 @@ fn debian() -> Vec<Row> {
                 "reboot: Power down",
             ])
             .seconds(120),
+        kexec("linux/kexec", 4),
+        kexec("linux/kexec-1-cpu", 1),
+        Row::debian("linux/crash", "crash")
+            .with_next()
+            .words("crashkernel=256M")
+            .expect(&[
+                "hold: a guest spins",
+                "kexec: a crash kernel is loaded",
+                "sysrq triggered crash",
+                "init: Debian 6.12* with 1 CPUs",
+                "vmcore: read *, private 0 times",
+                "crashed: the core file was read to its end",
+                "reboot: Restarting system",
+            ])
+            .never(&["A SECRET", "init: crash*ended"])
+            .allow(&["Kernel panic - not syncing: sysrq triggered crash"])
+            .seconds(180),
         Row::debian("linux/frames", "frames")
             .on("cortex-a53", 2, 2)
             .words(FRAMES_VIRT)
@@ -199,6 +216,27 @@ fn debian() -> Vec<Row> {
         stories("linux/stories-debug-3", 3).on("cortex-a76", 2, 3),
         stories("linux/stories-debug-100", 100).when(When::Long),
     ]
+}
+
+/// From one Debian into another by kexec, with guests alive: the second one has all of the machine.
+fn kexec(name: &str, cpus: u8) -> Row {
+    Row::debian(name, "kexec")
+        .with_next()
+        .on("cortex-a76", cpus, 3)
+        // Without EFI Linux cannot tell the next kernel where the GIC's tables of LPIs are.
+        .words("loglevel=7 irqchip.gicv3_nolpi=1")
+        .expect(&[
+            "hold: a guest spins",
+            "kexec: into another kernel",
+            "tenure: every guest is gone, every page is the host's",
+            &format!("init: Debian 6.12* with {cpus} CPUs"),
+            "kexeced: * MiB were written to",
+            "kexeced: every frame is the host's again",
+            "story: passed *",
+            "init: kexeced ended with 0",
+        ])
+        .never(&["NOT AS IT MUST BE", "init: kexec ended"])
+        .seconds(180)
 }
 
 /// The story so many times in a row, in one boot of a host that clears what it frees and dies of a warning.
