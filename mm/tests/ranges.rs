@@ -212,3 +212,15 @@ fn a_revoked_range_leaves_scrap_under_all_of_it() {
         }
     }
 }
+
+/// U8: ZERO, in a range of which one address has no frame.
+#[test]
+fn zero_is_honoured_beside_an_address_without_a_frame() {
+    let mut world = World::with_guest(PROTECTED);
+    assert_eq!(world.share(0, 0, 5), Some(Reply::done(5)));
+    for gfn in 0..4 {
+        world.guest(0, gfn, Some(0x5ec)).unwrap();
+    }
+    assert_eq!(world.unshare(0, 0, 5, unshare::ZERO), Some(Reply::done(5)));
+    assert!((8..12).all(|page| world.fake().is_scrubbed(world.frame(page))));
+}
