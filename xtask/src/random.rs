@@ -113,7 +113,7 @@ impl Run {
     pub fn limit(&self) -> Duration {
         let steps = self.only.as_ref().map_or(self.steps, |only| only.len() as u64);
         // Several CPUs wait for one another, at worst for as long as the build machine runs something else.
-        Duration::from_secs(120 + if self.config.cpus > 1 { steps / 2 } else { steps / 100 })
+        Duration::from_secs(120 + if self.config.cpus > 1 { steps / 2 } else { steps / 40 })
     }
 
     fn bootargs(&self) -> String {
