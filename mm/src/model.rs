@@ -25,6 +25,9 @@ pub use map::Map;
 pub use pins::{Freed, Touch};
 pub use view::View;
 
+/// Pages of a longer range that are converted before the first that blocks, at most.
+const PART: u64 = 64;
+
 /// Pages that one entry to EL2 scrubs at most.
 const CHUNK: u64 = if cfg!(small_tables) { 4 } else { 32 };
 
@@ -253,17 +256,24 @@ impl Model {
         count > 0 && gfn.checked_add(count).is_some_and(|end| end <= 1 << 26)
     }
 
-    /// The one rule of ranges (U4): all or nothing, the lowest page that blocks is named.
+    /// The one rule of ranges (U4): all or nothing, the lowest page that blocks is named; of a range that is longer than one
+    /// call (`part`) at least some, unless the first page blocks.
     fn range(
         &mut self,
         count: u64,
+        part: bool,
         judge: impl Fn(&Self, u64) -> Result<(), Block>,
         commit: impl Fn(&mut Self, u64),
     ) -> Reply {
-        let count = count.min(MAX_ATOMIC_PAGES);
+        let mut count = count.min(MAX_ATOMIC_PAGES);
         for index in 0..count {
-            if let Err((status, mask)) = judge(self, index) {
-                return Reply::blocked(status, index, mask);
+            match judge(self, index) {
+                Ok(()) => {}
+                Err((status, mask)) if index == 0 || !part => return Reply::blocked(status, index, mask),
+                Err(_) => {
+                    count = index.min(PART);
+                    break;
+                }
             }
         }
         for index in 0..count {

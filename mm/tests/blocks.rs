@@ -12,7 +12,7 @@ use tenure_abi::{Reply, Status, reply};
 use tenure_mm::fake::Event;
 use tenure_mm::model::Touch;
 use tenure_mm::stage2::guest::{Cursor, walk};
-use tenure_mm::{Access, Gfn, GuestFault, HostFault};
+use tenure_mm::{Access, Gfn, GuestFault, HostFault, Pfn, audit};
 use world::blocks::{BLOCK, GFN, donate, furnished, host_level, level, world};
 use world::{Layout, World};
 

@@ -89,7 +89,7 @@ fn every_range_call_goes_a_fixed_number_of_pages_and_then_says_how_far() {
     assert_eq!(world.share(0, 0, 64), done(64));
     with_rest(&mut world, &|world, at, count| world.unshare(0, at, count, unshare::ZERO), 32);
     with_rest(&mut world, &|world, at, count| world.convert(0, at, count, status::SHARED), 512);
-    with_rest(&mut world, &|world, at, count| world.convert(0, at, count, status::PRIVATE), 512);
+    with_rest(&mut world, &|world, at, count| world.convert(0, at, count, status::PRIVATE), 32);
     with_rest(&mut world, &|world, at, count| world.guest_unmap(0, at, count), 512);
     with_rest(&mut world, &|world, at, count| world.reclaim(0, first.offset(at), count), 32);
     assert_eq!(world.set_status(0, 600, 64, status::NONE), done(64));

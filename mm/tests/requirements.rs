@@ -169,14 +169,18 @@ fn a_range_beyond_512_pages_is_done_in_calls_of_512() {
     world.pin_cpu(world.frame(40 + 600));
     assert_eq!(world.unshare(0, 0, 640, 0), Some(Reply::done(512)));
     assert_eq!(world.unshare(0, 512, 128, 0), blocked(Status::Busy, 88, reply::CPU_PIN));
-    // Blocked at the last of them: none is done.
+    // Blocked at the last of them: some before it are done, or none if that is the whole range.
     world.share(0, 0, 512);
     world.pin_cpu(world.frame(40 + 511));
-    assert_eq!(world.unshare(0, 0, 640, 0), blocked(Status::Busy, 511, reply::CPU_PIN));
+    assert_eq!(world.unshare(0, 0, 512, 0), blocked(Status::Busy, 511, reply::CPU_PIN));
     assert_eq!(world.state(world.frame(40)), State::Shared);
-    // With two in the way, the lower.
+    assert_eq!(world.unshare(0, 0, 640, 0), Some(Reply::done(64)));
+    assert_eq!([63, 64].map(|at| world.state(world.frame(40 + at))), [State::Private, State::Shared]);
+    // With two in the way, up to the lower; and nothing where that is the first.
+    world.share(0, 0, 64);
     world.host_read(world.frame(40 + 7));
-    assert_eq!(world.unshare(0, 0, 640, 0), blocked(Status::Retry, 7, reply::HOST_LEAF));
+    assert_eq!(world.unshare(0, 0, 640, 0), Some(Reply::done(7)));
+    assert_eq!(world.unshare(0, 7, 633, 0), blocked(Status::Retry, 0, reply::HOST_LEAF));
 }
 
 /// U6.

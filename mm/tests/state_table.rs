@@ -228,11 +228,11 @@ fn the_quick_verdict_is_the_verdict() {
             shared += 1;
             assert_eq!(state::share(word, ME), Ok(state::Share::Swap(quick.next(word))), "{word:?}");
         }
-        for bits in 0..16 {
+        for (bits, taken) in taken.iter_mut().enumerate() {
             let how = how(bits);
             let quick = state::Quick::unshare(ME, how);
             if quick.matches(word) {
-                taken[bits] += 1;
+                *taken += 1;
                 let next = quick.next(word);
                 let verdict = match how.revoke || how.consent {
                     true => state::Unshare::DropHostLeaf(next),
@@ -289,13 +289,14 @@ fn the_common_cases_are_known_at_a_glance() {
     let shared = private.with_state(State::Shared, ME);
     let mapped = shared.with_host_leaf(true);
     let pinned = |word: Word| word.count_up(page::CPU_PINS).unwrap();
-    let quick: [(state::Quick, &[Word]); 7] = [
+    let consent = UnshareHow { consent: true, ..PLAIN };
+    let revoke = UnshareHow { revoke: true, ..PLAIN };
+    let quick: [(state::Quick, &[Word]); 6] = [
         // A pin that a REVOKE has outlived is no hindrance, nor is a lost guest leaf.
         (state::Quick::share(ME), &[private, pinned(private), private.remove_guest_leaf().unwrap()]),
-        (state::Quick::unshare(ME, false), &[shared]),
-        (state::Quick::unshare(ME, true), &[mapped]),
-        (state::Quick::revoke(ME, false), &[shared, pinned(shared)]),
-        (state::Quick::revoke(ME, true), &[mapped, pinned(mapped)]),
+        (state::Quick::unshare(ME, PLAIN), &[shared]),
+        (state::Quick::unshare(ME, consent), &[mapped]),
+        (state::Quick::unshare(ME, revoke), &[mapped, pinned(mapped)]),
         (
             state::Quick::already(ME, State::Private),
             &[private, pinned(private), private.with_redirection(true)],

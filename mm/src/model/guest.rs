@@ -73,6 +73,7 @@ impl Model {
         let tables = self.unpopulated(vm, gfn, count);
         let reply = self.range(
             count,
+            count > MAX_ATOMIC_PAGES,
             |model, index| model.judge_share(vm, gfn + index),
             |model, index| model.commit_share(vm, gfn + index),
         );
@@ -167,11 +168,12 @@ impl Model {
         if !Self::is_guest_run(gfn, count) {
             return Expect::refused(Status::Invalid);
         }
+        let part = count > MAX_ATOMIC_PAGES;
         let count = if has(unshare::ZERO) { count.min(CHUNK) } else { count };
-        self.take_back(vm, gfn, count, How::from_flags(flags))
+        self.take_back(vm, gfn, count, part, How::from_flags(flags))
     }
 
-    fn take_back(&mut self, vm: usize, gfn: u64, count: u64, how: How) -> Expect {
+    fn take_back(&mut self, vm: usize, gfn: u64, count: u64, part: bool, how: How) -> Expect {
         if !Self::is_guest_run(gfn, count) {
             return Expect::refused(Status::Invalid);
         }
@@ -184,11 +186,12 @@ impl Model {
         });
         let reply = self.range(
             count,
+            part,
             |model, index| model.judge_unshare(vm, gfn + index, how),
             |model, index| model.commit_unshare(vm, gfn + index, how),
         );
         let reply = match draining {
-            Some((first, mask)) if reply.is_success() => {
+            Some((first, mask)) if reply.is_success() && first < reply.done => {
                 Reply { status: Status::Pending, done: reply.done, first, mask }
             }
             _ => reply,
@@ -211,7 +214,8 @@ impl Model {
             status::SHARED => self.share(vm, gfn, count),
             // The host's own wish is its consent: EL2 drops its leaf. What may be an image is cleaned: a chunk at a time.
             status::PRIVATE => {
-                self.take_back(vm, gfn, count.min(CHUNK), How { consent: true, ..How::default() })
+                let (part, count) = (count > MAX_ATOMIC_PAGES, count.min(CHUNK));
+                self.take_back(vm, gfn, count, part, How { consent: true, ..How::default() })
             }
             _ => Expect::refused(Status::Invalid),
         }
@@ -223,8 +227,9 @@ impl Model {
         if !Self::is_guest_run(gfn, count) {
             return Expect::refused(Status::Invalid);
         }
+        let part = count > MAX_ATOMIC_PAGES;
         let count = if flags & unshare::ZERO != 0 { count.min(CHUNK) } else { count };
-        self.take_back(vm, gfn, count, How { consent: true, ..How::from_flags(flags) })
+        self.take_back(vm, gfn, count, part, How { consent: true, ..How::from_flags(flags) })
     }
 
     /// Guest RELINQUISH: the frame leaves the VM, the address asks for a new one at its next touch.
@@ -235,6 +240,7 @@ impl Model {
         let count = count.min(CHUNK);
         let reply = self.range(
             count,
+            false,
             |model, index| match model.address_frame(vm, gfn + index) {
                 Some((_, frame)) => match frame.state {
                     State::Private | State::Shared | State::Draining if frame.dma_leaves > 0 => {

@@ -55,6 +55,7 @@ impl Model {
         }
         let reply = self.range(
             count,
+            false,
             |model, index| {
                 let address = model.vms.get(&vm).map(|vm| vm.address(gfn + index)).unwrap_or_default();
                 match address.frame.is_some() || kind_of(address.status) != Some(kind) {
@@ -92,6 +93,7 @@ impl Model {
         let count = count.min(CHUNK);
         let reply = self.range(
             count,
+            false,
             |model, index| match model.frames.get(&(pfn + index)) {
                 Some(frame) if frame.state == State::Poison => Err((Status::Poisoned, reply::STATE)),
                 Some(frame) if frame.owner == Some(vm) => match frame.state {
@@ -127,6 +129,7 @@ impl Model {
         let count = again.unwrap_or(count);
         let reply = self.range(
             count,
+            false,
             |model, index| {
                 let Some(frame) = frame_at(model, gfn + index).and_then(|pfn| model.frames.get(&pfn)) else {
                     return Ok(());
@@ -200,6 +203,7 @@ impl Model {
         }
         let reply = self.range(
             count,
+            false,
             |model, index| {
                 let here = model.vms.get(&vm).map(|vm| vm.address(gfn + index)).unwrap_or_default();
                 let owned = model.frames.get(&(pfn + index)).is_some_and(|frame| frame.owner.is_some());
@@ -228,6 +232,7 @@ impl Model {
         let count = count.min(CHUNK);
         let reply = self.range(
             count,
+            false,
             |model, index| model.judge_free(pfn + index),
             |model, index| {
                 model.frames.insert(pfn + index, Frame { state: State::Hyp, owner: vm, ..Frame::HOST });

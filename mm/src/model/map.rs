@@ -68,6 +68,11 @@ impl<T: Clone> Map<T> {
         Arc::make_mut(part).get_mut(at)
     }
 
+    /// To change all, in the order of the numbers.
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.0.values_mut().flat_map(|part| Arc::make_mut(part).values_mut())
+    }
+
     fn part(&mut self, at: u64) -> &mut BTreeMap<u64, T> {
         Arc::make_mut(self.0.entry(at / PART).or_default())
     }

@@ -37,6 +37,7 @@ impl Model {
         let limit = if kind == pin::CPU { page::CPU_PINS } else { page::DMA_PINS }.max();
         let reply = self.range(
             count,
+            false,
             |model, index| {
                 let Some(frame) = model.frames.get(&(pfn + index)) else {
                     return Err((Status::Invalid, 0));
@@ -166,6 +167,7 @@ impl Model {
         }
         let reply = self.range(
             count,
+            false,
             |model, index| match model.frames.get(&(pfn + index)).map(|frame| frame.state) {
                 None => Err((Status::Invalid, 0)),
                 Some(State::Host | State::Hyp) => Err((Status::Denied, reply::STATE)),

@@ -21,6 +21,10 @@ use crate::word::Frozen;
 /// Pages that one entry to EL2 makes private as an image: each is cleaned to the point of coherency.
 const IMAGE_CHUNK: u64 = 32;
 
+/// Pages before the first that is in the way, of a range of more than one call, that are converted in the time that is
+/// left.
+const PART: u64 = 64;
+
 /// Checked flags of an unshare.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Unshare {
@@ -55,7 +59,7 @@ impl Unshare {
 }
 
 impl<'a, M: Machine> Mm<'a, M> {
-    /// The guest shares `count` pages from `gfn`. All of the first 512, or none.
+    /// The guest shares `count` pages from `gfn`. All of up to 512, or none; beyond that some, see `done`.
     pub fn guest_share(&self, vm: &Vm, gfn: Gfn, count: u64) -> Reply {
         if checked_end(gfn.0, count, GUEST_FRAMES).is_none() {
             return Reply::refused(Status::Invalid);
@@ -65,10 +69,11 @@ impl<'a, M: Machine> Mm<'a, M> {
         {
             return reply;
         }
-        self.convert(vm, gfn, count, Convert::Share)
+        self.convert_range(vm, gfn, count, MAX_ATOMIC_PAGES, Convert::Share)
     }
 
-    /// The guest takes `count` pages from `gfn` back. All of the first 512 (32 with ZERO), or none.
+    /// The guest takes `count` pages from `gfn` back. All of up to 512 (the first 32 with ZERO), or none; beyond that some,
+    /// see `done`.
     ///
     /// RETRY with a host leaf in the mask means: ask the host, see [`Mm::consent`].
     pub fn guest_unshare(&self, vm: &Vm, gfn: Gfn, count: u64, how: Unshare) -> Reply {
@@ -100,7 +105,7 @@ impl<'a, M: Machine> Mm<'a, M> {
             return Some(Reply::refused(Status::Invalid));
         }
         let convert = |count| match to {
-            status::SHARED => self.convert(vm, gfn, count, Convert::Share),
+            status::SHARED => self.convert_range(vm, gfn, count, MAX_ATOMIC_PAGES, Convert::Share),
             status::PRIVATE => {
                 let how = UnshareHow { consent: true, ..UnshareHow::default() };
                 self.unshare(vm, gfn, count, how, Contents::Image)
@@ -119,18 +124,29 @@ impl<'a, M: Machine> Mm<'a, M> {
             return Reply::refused(Status::Invalid);
         }
         let op = Convert::Unshare { how, contents };
-        match contents {
-            Contents::Keep => {
-                if count == 1
-                    && let Some(reply) = self.swap_one(vm, gfn, op)
-                {
-                    return reply;
-                }
-                self.convert(vm, gfn, count, op)
-            }
-            Contents::Zero => self.convert(vm, gfn, count.min(SCRUB_CHUNK), op),
-            Contents::Image => self.convert(vm, gfn, count.min(IMAGE_CHUNK), op),
+        if contents == Contents::Keep
+            && count == 1
+            && let Some(reply) = self.swap_one(vm, gfn, op)
+        {
+            return reply;
         }
+        let most = match contents {
+            Contents::Keep => MAX_ATOMIC_PAGES,
+            Contents::Zero => SCRUB_CHUNK,
+            Contents::Image => IMAGE_CHUNK,
+        };
+        self.convert_range(vm, gfn, count, most, op)
+    }
+
+    /// All of the first `most` pages, or none; of a range beyond what one call may do at once at least some, unless the
+    /// first page is in the way: the caller comes again for the rest.
+    fn convert_range(&self, vm: &Vm, gfn: Gfn, count: u64, most: u64, op: Convert) -> Reply {
+        let reply = self.convert(vm, gfn, count.min(most), op);
+        if count <= MAX_ATOMIC_PAGES || reply.done > 0 || !(1..most).contains(&reply.first) {
+            return reply;
+        }
+        let before = self.convert(vm, gfn, reply.first.min(PART), op);
+        if before.done > 0 { before } else { reply }
     }
 
     /// The fast path: one populated page that needs no table write. One walk, one compare-and-swap.

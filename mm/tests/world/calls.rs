@@ -115,7 +115,7 @@ impl World {
         let first = self.frame(0).0;
         self.model
             .frames
-            .range(first..)
+            .range(first..u64::MAX)
             .filter(|(_, frame)| frame.state == State::Hyp && frame.owner.is_none())
             .count()
     }

@@ -162,7 +162,7 @@ pub fn play(world: &mut World, history: &[(usize, Call)]) {
 
 /// The host ends without a word to its holders: after its reset every page is back.
 pub fn end_by_reset(mut world: World) {
-    for (pfn, frame) in world.model.frames.clone() {
+    for (&pfn, frame) in &world.model.frames.clone() {
         (0..frame.dma_leaves).for_each(|_| {
             let _ = world.dma_unmap(tenure_mm::Pfn(pfn));
         });
@@ -175,7 +175,7 @@ pub fn end_by_reset(mut world: World) {
     let odd: Vec<_> = world
         .model
         .frames
-        .range(world.frame(0).0..)
+        .range(world.frame(0).0..u64::MAX)
         .filter(|(_, frame)| {
             let gone = State::Host == frame.state && !frame.firmware || frame.state == State::Poison;
             !gone || frame.cpu_pins + frame.dma_pins + frame.hyp_pins + frame.guest_leaves > 0

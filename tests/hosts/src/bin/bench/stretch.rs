@@ -1,6 +1,6 @@
 //! The longest single entry to EL2 that the host can cause or meet: every call timed by itself.
 
-use tenure_abi::flags::{status, vm as vm_flags};
+use tenure_abi::flags::{pin, status, vm as vm_flags};
 use tenure_abi::{MAX_ATOMIC_PAGES, PAGE_SIZE, Reply, Status, exit};
 use tenure_test_hosts::vm::{Event, FREE_GFN, Vm, take};
 use tenure_test_hosts::{Host, calls, memory};
