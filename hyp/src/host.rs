@@ -29,7 +29,7 @@ pub fn enter(pc: u64, x0: u64) -> ! {
     let cpu = percpu::this();
     cpu.head.vcpu.store(core::ptr::null_mut(), Ordering::Relaxed);
     // SAFETY: the host's stage 2 gives it nothing but its own; EL2's MMU is on and no vCPU is loaded.
-    unsafe { HostRegs::current().load(vttbr()) };
+    unsafe { HostRegs::current(percpu::forced_types()).load(vttbr()) };
     // SAFETY: all registers are the host's, and this function returns to nobody, so the stack is free.
     unsafe { boot::head::enter_el1(pc, x0, cpu.stack_top()) }
 }

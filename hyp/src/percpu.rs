@@ -232,6 +232,11 @@ pub fn all() -> impl Iterator<Item = &'static Cpu> {
     CPUS.iter().filter_map(|slot| unsafe { slot.load(Ordering::Acquire).as_ref() })
 }
 
+/// HCR_EL2.FWB is set for the host and guests, and all tables are made for it: FEAT_S2FWB of the boot CPU decides.
+pub fn forced_types() -> bool {
+    all().next().is_some_and(|cpu| cpu.features().s2fwb)
+}
+
 /// The CPU with these affinity fields.
 pub fn by_mpidr(mpidr: u64) -> Option<&'static Cpu> {
     all().find(|c| c.mpidr.load(Ordering::Relaxed) == mpidr)

@@ -133,6 +133,11 @@ impl FakeMachine {
         self.lock().range_tlbi = true;
     }
 
+    /// Lets the CPUs run with HCR_EL2.FWB.
+    pub fn give_fwb(&self) {
+        self.lock().fwb = true;
+    }
+
     /// Lets `attention` answer true for the next `calls` calls.
     pub fn want_attention(&self, calls: u64) {
         self.lock().attention = calls;

@@ -11,8 +11,8 @@ use crate::addr::Pfn;
 use crate::frames::Frames;
 use crate::machine::Machine;
 use crate::pool::HostPool;
-use crate::stage2::Attr;
 use crate::stage2::host::{HostMap, Kind, Structure};
+use crate::stage2::{Attr, HostAttr};
 use crate::state::Refusal;
 use crate::sync::{AtomicBool, AtomicU64, Guard, Lock, Ordering, lock, rank};
 use crate::tlb;
@@ -35,7 +35,7 @@ pub const MAP_CHUNK: u64 = 128;
 /// What the machine offers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Config {
-    /// The CPUs have FEAT_S2FWB: guests run with it.
+    /// The CPUs have FEAT_S2FWB: the host and guests run with HCR_EL2.FWB.
     pub fwb: bool,
 }
 
@@ -55,6 +55,7 @@ pub struct Mm<'a, M: Machine> {
     pub(crate) frames: Frames<'a>,
     pub(crate) host: HostMap,
     pub(crate) guest_attr: Attr,
+    pub(crate) host_attr: HostAttr,
     vms: &'a [Vm],
     /// Locks of the host map's structure.
     pub(crate) structure: Structure,
@@ -75,6 +76,7 @@ impl<'a, M: Machine> Mm<'a, M> {
             frames,
             host,
             guest_attr: if config.fwb { Attr::GUEST_FWB } else { Attr::GUEST },
+            host_attr: HostAttr::new(config.fwb),
             vms,
             structure: Structure::new(),
             recent: Lock::new(Recent::new()),
@@ -95,8 +97,13 @@ impl<'a, M: Machine> Mm<'a, M> {
     /// # Errors
     /// The pool is short.
     pub fn boot_map(&self, frames: core::ops::Range<u64>, kind: Kind) -> Result<(), Refusal> {
+        let attr = match kind {
+            Kind::Ram => Some(self.host_attr.ram),
+            Kind::Other => Some(self.host_attr.other),
+            Kind::Hidden => None,
+        };
         let mut pool = lock(&self.host_pool);
-        let built = self.host.build(&self.machine, pool.kept(), frames, kind);
+        let built = self.host.build(&self.machine, pool.kept(), frames, attr);
         if built { Ok(()) } else { Err(Refusal::HOST_POOL) }
     }
 

@@ -9,7 +9,7 @@ pub mod descriptor;
 pub mod guest;
 pub mod host;
 
-pub use descriptor::{Attr, Descriptor};
+pub use descriptor::{Attr, Descriptor, HostAttr};
 
 use crate::addr::PAGE_SHIFT;
 

@@ -236,6 +236,32 @@ fn a_share_ends_the_redirection_to_scrap_before_the_host_gets_the_page() {
     assert_eq!(world.touch(page, None), (Touch::Frame, Some(7)));
 }
 
+/// U7: the host may not choose how a page that it shares is cached, and may again when the page is its own.
+#[test]
+fn the_host_decides_about_the_memory_type_of_its_own_frames_only() {
+    let mut world = World::with_guest(PROTECTED);
+    let pages = [world.frame(8), world.frame(9)];
+    let types = |world: &World, page: Pfn| -> Vec<u8> {
+        let found = world.fake().reachable(Vmid::HOST, Ipa(page.base().0), Kind::Read);
+        found.iter().map(|translation| translation.attr).collect()
+    };
+    world.share(0, 0, 2);
+    for page in pages {
+        assert_eq!(world.touch(page, None).0, Touch::Frame);
+        assert_eq!(types(&world, page), vec![0b110]);
+    }
+    world.pin_cpu(pages[1]);
+    world.destroy(0);
+    assert_eq!(types(&world, pages[0]), vec![]);
+    assert_eq!(types(&world, pages[1]), vec![0b110], "its holder's until the unpin");
+    assert_eq!(world.unpin_cpu(pages[1]).released, 1);
+    for page in pages {
+        assert_eq!(types(&world, page), vec![]);
+        assert_eq!(world.touch(page, None).0, Touch::Frame);
+        assert_eq!(types(&world, page), vec![0b111]);
+    }
+}
+
 /// U7.
 #[test]
 fn what_is_shared_with_the_host_is_never_executable_for_it() {

@@ -35,8 +35,6 @@ pub mod hcr {
     pub const TLOR: u64 = 1 << 35;
     /// Error record registers trap.
     pub const TERR: u64 = 1 << 36;
-    /// Stage 2 decides the memory type (FEAT_S2FWB).
-    pub const FWB: u64 = 1 << 46;
 }
 
 /// Stage 2 of a guest: 39-bit IPA (T0SZ 25), level-1 start, one root page; the rest as the host's.
@@ -77,10 +75,9 @@ pub struct World {
 }
 
 impl GuestRegs {
-    /// The values for a CPU with these features, whose host has `host`; `fwb` says that guest tables are made for
-    /// FEAT_S2FWB.
-    pub const fn new(f: &Features, host: &HostRegs, fwb: bool) -> Self {
-        let mut hcr = h::VM
+    /// The values for a CPU with these features, whose host has `host`.
+    pub const fn new(f: &Features, host: &HostRegs) -> Self {
+        let hcr = h::VM
             | h::SWIO
             | hcr::PTW
             | h::FMO
@@ -96,10 +93,9 @@ impl GuestRegs {
             | hcr::TACR
             | hcr::TLOR
             | hcr::TERR
-            | h::RW;
-        if fwb {
-            hcr |= hcr::FWB;
-        }
+            | h::RW
+            // One for both worlds: all tables are made for it, or none, and a TLB may keep it.
+            | host.hcr & h::FWB;
         Self {
             hcr,
             // RES1 bits, which include TZ (8) and TSM (12): no SVE, no SME; TFP: lazily; TTA (20), TAM (30).
@@ -336,7 +332,7 @@ mod tests {
     use super::*;
 
     fn guest(f: &Features) -> GuestRegs {
-        GuestRegs::new(f, &HostRegs::new(f, 6), f.s2fwb)
+        GuestRegs::new(f, &HostRegs::new(f, 6, f.s2fwb))
     }
 
     #[test]
@@ -345,14 +341,17 @@ mod tests {
         for bit in [h::VM, h::RW, h::IMO, h::FMO, h::AMO, h::TSC, hcr::TID3, hcr::TWI] {
             assert_ne!(g.hcr & bit, 0, "{bit:#x}");
         }
-        assert_eq!(g.hcr & (h::E2H | h::API | h::APK | h::ATA | h::EN_SCXT | h::FIEN | hcr::FWB), 0);
+        assert_eq!(g.hcr & (h::E2H | h::API | h::APK | h::ATA | h::EN_SCXT | h::FIEN | h::FWB), 0);
     }
 
     #[test]
-    fn memory_types_are_forced_only_where_the_tables_are_made_for_it() {
+    fn memory_types_are_forced_in_both_worlds_and_only_where_the_tables_are_made_for_it() {
         let f = Features { s2fwb: true, ..Features::default() };
-        assert_ne!(guest(&f).hcr & hcr::FWB, 0);
-        assert_eq!(GuestRegs::new(&f, &HostRegs::new(&f, 0), false).hcr & hcr::FWB, 0);
+        for (fwb, bit) in [(true, h::FWB), (false, 0)] {
+            let host = HostRegs::new(&f, 0, fwb);
+            assert_eq!(host.hcr & h::FWB, bit);
+            assert_eq!(GuestRegs::new(&f, &host).hcr & h::FWB, bit);
+        }
     }
 
     #[test]

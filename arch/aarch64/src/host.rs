@@ -32,6 +32,8 @@ pub mod hcr {
     pub const APK: u64 = 1 << 40;
     /// Pointer authentication instructions are not trapped.
     pub const API: u64 = 1 << 41;
+    /// MemAttr of stage 2 can force the memory type (FEAT_S2FWB).
+    pub const FWB: u64 = 1 << 46;
     /// The fault-injection registers are not trapped.
     pub const FIEN: u64 = 1 << 47;
     /// `SCXTNUM` is not trapped.
@@ -75,12 +77,16 @@ pub struct HostRegs {
 }
 
 impl HostRegs {
-    /// The values for a CPU with these features and this many PMU event counters.
-    pub const fn new(f: &Features, pmu_counters: u64) -> Self {
+    /// The values for a CPU with these features and this many PMU event counters; `fwb` says that the tables, the host's
+    /// and the guests', are made for HCR_EL2.FWB.
+    pub const fn new(f: &Features, pmu_counters: u64, fwb: bool) -> Self {
         let mut hcr =
             hcr::RW | hcr::TSC | hcr::VM | hcr::SWIO | hcr::API | hcr::APK | hcr::EN_SCXT | hcr::FIEN;
         if f.mte2 {
             hcr |= hcr::ATA;
+        }
+        if fwb {
+            hcr |= hcr::FWB;
         }
         // RES1 bits 0–7, 9 and 13; TZ (8) and TSM (12) are RES1 only where there is no SVE or SME to trap.
         let mut cptr = 0x22ff;
@@ -163,11 +169,11 @@ impl HostRegs {
         v
     }
 
-    /// This CPU's values.
-    pub fn current() -> Self {
+    /// This CPU's values, for tables that are made for HCR_EL2.FWB or not.
+    pub fn current(fwb: bool) -> Self {
         let f = Features::current();
         let counters = if f.pmu { (sysreg::pmcr_el0() >> 11) & 0x1f } else { 0 };
-        Self::new(&f, counters)
+        Self::new(&f, counters, fwb)
     }
 
     /// Writes every register of the host's world but its general registers, drops what the TLBs of this CPU hold of
@@ -354,18 +360,22 @@ mod tests {
 
     #[test]
     fn cortex_a53_traps_nothing_but_smc() {
-        let r =
-            HostRegs::new(&Features { pmu: true, gic_sysregs: true, pa_range: 2, ..Features::default() }, 6);
+        let r = HostRegs::new(
+            &Features { pmu: true, gic_sysregs: true, pa_range: 2, ..Features::default() },
+            6,
+            false,
+        );
         assert_eq!(r.cptr, 0x33ff);
         assert_eq!(r.mdcr, 6);
         assert_eq!(r.hcr & 0xffff_ffff, 0x8008_0003);
+        assert_eq!(r.hcr & hcr::FWB, 0);
         assert!(r.hcrx.is_none() && r.hfgrw.is_none() && r.zcr.is_none() && r.smcr.is_none());
     }
 
     #[test]
     fn vector_lengths_are_left_to_a_host_that_has_them() {
         let f = Features { sve: true, sme: true, sme_fa64: true, sme2: true, ..Features::default() };
-        let r = HostRegs::new(&f, 0);
+        let r = HostRegs::new(&f, 0, false);
         assert_eq!(r.cptr, 0x22ff);
         assert_eq!((r.zcr, r.smcr), (Some(0xf), Some(0xc000_000f)));
     }
@@ -373,7 +383,7 @@ mod tests {
     #[test]
     fn bits_that_trap_when_clear_are_set_with_their_feature() {
         let f = Features { fgt: true, hcx: true, sme: true, s1pie: true, mte2: true, ..Features::default() };
-        let r = HostRegs::new(&f, 0);
+        let r = HostRegs::new(&f, 0, false);
         assert_eq!(r.hfgrw, Some((3 << 54) | (3 << 57)));
         assert_eq!(r.hcrx, Some((1 << 11) | (1 << 14)));
         assert_ne!(r.hcr & hcr::ATA, 0);
@@ -381,7 +391,7 @@ mod tests {
 
     #[test]
     fn the_host_never_runs_with_its_interrupts_routed_to_us() {
-        let r = HostRegs::new(&Features::default(), 0);
+        let r = HostRegs::new(&Features::default(), 0, false);
         assert_eq!(r.hcr & (hcr::IMO | hcr::FMO | hcr::AMO | hcr::E2H), 0);
     }
 }

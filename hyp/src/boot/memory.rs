@@ -6,7 +6,6 @@ use arrayvec::ArrayVec;
 use core::fmt;
 use spin::Once;
 use tenure_arch::cache;
-use tenure_arch::features::Features;
 use tenure_arch::stage1::{Attr, MapError};
 use tenure_dt::layout::{Own, hidden_frames};
 use tenure_dt::platform::MAX_RAM;
@@ -156,7 +155,7 @@ fn host_stage2(
     let root = plan.store.root;
     // SAFETY: a part of the store, mapped, used for nothing else.
     unsafe { cache::zero(root.base as usize, root.size as usize) };
-    let config = Config { fwb: Features::current().s2fwb };
+    let config = Config { fwb: percpu::forced_types() };
     let mm = Mm::new(El2::new(), frames, HostMap::new(Pa(root.base)), &VMS, config);
     let mm = machine::install(mm);
     while let Some(page) = spare.take() {

@@ -14,16 +14,15 @@ use tenure_mm::{MAX_VMS, Pfn};
 use super::Call;
 use crate::machine::mm;
 use crate::vcpu::run_page::HostPage;
-use crate::vcpu::world::forced_types;
 use crate::vm::{self, MAX_VCPUS};
-use crate::{dma, ring, stats, trace};
+use crate::{dma, percpu, ring, stats, trace};
 
 /// Pages that VM_ACTIVATE takes: the root table and the scrap frame.
 const MIN_POOL: u64 = 2;
 
 /// FEATURES.
 pub fn features(at: &mut Call<'_>) -> Reply {
-    let fwb = if forced_types() { feature::FWB } else { 0 };
+    let fwb = if percpu::forced_types() { feature::FWB } else { 0 };
     let guests = if vm::are_offered() { feature::GUESTS } else { 0 };
     let dma = if dma::CONTAINED { feature::DMA_CONTAINED } else { 0 };
     at.set(4, guests | fwb | dma);

@@ -6,10 +6,11 @@ use tenure_mm::{Pfn, Refusal, VmRef};
 use super::{Call, vm::named};
 use crate::guest;
 use crate::machine::mm;
+use crate::percpu;
 use crate::vcpu::context::{After, Context, Request, Verdict};
 use crate::vcpu::regs::{self, NotSet};
+use crate::vcpu::run as runner;
 use crate::vcpu::slot::{Held, Power, Unavailable};
-use crate::vcpu::{run as runner, world};
 use crate::vm::{self, Closed};
 
 const INVALID: Reply = Reply::refused(Status::Invalid);
@@ -61,7 +62,7 @@ fn make(handle: u64, index: u64, run_page: Pfn) -> Result<(), NotMade> {
             mm().vm_put_page(&vm, page);
             return Err(unpinned(DENIED));
         }
-        place.fill(page, run_page, Context::new(slot, number, world::forced_types()));
+        place.fill(page, run_page, Context::new(slot, number, percpu::forced_types()));
         Ok(())
     })
 }

@@ -10,9 +10,10 @@ use tenure_mm::Vm;
 use super::context::{After, Context};
 use super::run_page::{self, HostPage};
 use super::slot::{Held, Power};
-use super::world::{World, forced_types, timer};
+use super::world::{World, timer};
 use crate::guest::{self, Next};
 use crate::machine::mm;
+use crate::percpu;
 
 /// Runs the vCPU until it leaves to the host. The caller holds the `VmRef` of `vm`. Returns the exit's reason.
 ///
@@ -28,7 +29,7 @@ pub fn run(vm: &Vm, held: &mut Held<'_>) -> Result<u64, Reply> {
     // SAFETY: pinned from the vCPU's creation to its end.
     let page = unsafe { HostPage::new(held.run_page()) };
     if let Some((entry, argument)) = held.slot().take_start() {
-        held.context().reset(entry, argument, forced_types());
+        held.context().reset(entry, argument, percpu::forced_types());
     }
     let exit = match (held.slot().power(), vm.root()) {
         (Power::On, Some(root)) => {

@@ -44,11 +44,6 @@ impl CpuWorld {
     }
 }
 
-/// FEAT_S2FWB is used for guests: what boot told the manager, from the boot CPU's features.
-pub fn forced_types() -> bool {
-    percpu::all().next().is_some_and(|cpu| cpu.features().s2fwb)
-}
-
 /// A guest's world, loaded on this CPU.
 pub struct World {
     regs: GuestRegs,
@@ -76,8 +71,8 @@ impl World {
     pub unsafe fn load(context: &mut Context, root: u64) -> Self {
         let cpu = percpu::this();
         let features = cpu.features();
-        let regs =
-            *cpu.world.regs.call_once(|| GuestRegs::new(features, &HostRegs::current(), forced_types()));
+        let host = || HostRegs::current(percpu::forced_types());
+        let regs = *cpu.world.regs.call_once(|| GuestRegs::new(features, &host()));
         let mut host = El1State::default();
         host.save();
         let (host_elr, host_spsr) = (sysreg::elr_el2(), sysreg::spsr_el2());

@@ -137,6 +137,22 @@ impl Inner {
         let state = State::of(word);
         let frozen = moment == Moment::Live && page::FROZEN.get(word) != 0;
         let scrubbed = self.frame(pfn.0).is_some_and(|frame| frame.is_scrubbed());
+        let own = translation.vmid == Vmid::HOST && state == Some(State::Host);
+        // Normal write-back; with FWB what stage 1 says (7) or forced (6). Through an alias of another type the host could
+        // write behind a cache line that a guest reads, or find its own frame cached where it wants that least.
+        let attr = if !self.fwb {
+            0xf
+        } else if own {
+            7
+        } else {
+            6
+        };
+        if translation.attr != attr {
+            return Err(format!(
+                "{pfn:?} is reached as another type of memory than {attr}, word {}",
+                describe(word)
+            ));
+        }
         if translation.vmid == Vmid::HOST {
             if pfn.0 != at {
                 let exec = translation.perms.exec;

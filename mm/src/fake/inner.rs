@@ -38,6 +38,8 @@ pub(super) struct Inner {
     pub(super) attention: u64,
     /// The CPUs have FEAT_TLBIRANGE.
     pub(super) range_tlbi: bool,
+    /// The CPUs run with HCR_EL2.FWB.
+    pub(super) fwb: bool,
     pub(super) violations: Vec<String>,
     /// States of the frames when they were last looked at.
     pub(super) states: Vec<Option<u64>>,
@@ -59,6 +61,7 @@ impl Inner {
             log: Log::default(),
             attention: 0,
             range_tlbi: false,
+            fwb: false,
             violations: Vec::new(),
             states: (0..frames).map(|_| None).collect(),
         }

@@ -13,8 +13,12 @@ const STATUS_MASK: u64 = 7;
 /// In an invalid entry: a change of structure is under way, or the table is out of use.
 const MOVING: u64 = 1 << 5;
 
+/// MemAttr without HCR_EL2.FWB: Normal write-back, with which stage 1 can only be combined to something weaker.
 const MEMATTR_NORMAL_WB: u64 = 0xf << 2;
+/// MemAttr with HCR_EL2.FWB: Normal write-back, whatever stage 1 says.
 const MEMATTR_FWB_NORMAL_WB: u64 = 0x6 << 2;
+/// MemAttr with HCR_EL2.FWB: what stage 1 says.
+const MEMATTR_FWB_STAGE_1: u64 = 0x7 << 2;
 const S2AP_READ: u64 = 1 << 6;
 const S2AP_WRITE: u64 = 2 << 6;
 const SH_INNER: u64 = 3 << 8;
@@ -26,19 +30,57 @@ const XN: u64 = 1 << 54;
 pub struct Attr(u64);
 
 impl Attr {
-    const NORMAL: u64 = MEMATTR_NORMAL_WB | SH_INNER | AF;
-
-    /// The host's own RAM: stage 1 decides everything.
-    pub const HOST_RAM: Self = Self(Self::NORMAL | S2AP_READ | S2AP_WRITE);
-    /// What is not RAM, and RAM that the host only borrows: never executable. (Normal at stage 2, so that the host's
-    /// stage 1 decides the memory type.)
-    pub const HOST_DATA: Self = Self(Self::HOST_RAM.0 | XN);
-    /// The crash kernel's view of foreign RAM.
-    pub const HOST_READ_ONLY: Self = Self(Self::NORMAL | S2AP_READ | XN);
     /// A guest's RAM without FEAT_S2FWB.
-    pub const GUEST: Self = Self::HOST_RAM;
+    pub const GUEST: Self = Self::writable(MEMATTR_NORMAL_WB);
     /// A guest's RAM with FEAT_S2FWB: write-back whatever the guest's stage 1 says.
-    pub const GUEST_FWB: Self = Self(MEMATTR_FWB_NORMAL_WB | SH_INNER | AF | S2AP_READ | S2AP_WRITE);
+    pub const GUEST_FWB: Self = Self::writable(MEMATTR_FWB_NORMAL_WB);
+
+    const fn writable(memory_type: u64) -> Self {
+        Self(memory_type | SH_INNER | AF | S2AP_READ | S2AP_WRITE)
+    }
+
+    const fn never_executable(self) -> Self {
+        Self(self.0 | XN)
+    }
+
+    const fn read_only(self) -> Self {
+        Self(self.0 & !S2AP_WRITE)
+    }
+}
+
+/// What the host's leaves say. HCR_EL2.FWB gives MemAttr another meaning (DDI 0487 D8.6, "Stage 2 memory region type and
+/// Cacheability attributes when FEAT_S2FWB is enabled"), so all of them are chosen by it, for the host as for guests.
+///
+/// With it a frame that is not the host's own is write-back for the host whatever its stage 1 says: it can not change such
+/// a frame behind a cache line that the owner reads. Without it nothing prevents that (docs/threat-model.md).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HostAttr {
+    /// The host's own RAM: its stage 1 decides everything.
+    pub ram: Attr,
+    /// What is not RAM: never executable, else its stage 1 decides.
+    pub other: Attr,
+    /// RAM that is not its own, or scrap that stands for it: never executable, forced write-back.
+    pub borrowed: Attr,
+    /// The crash kernel's view of foreign RAM.
+    pub read_only: Attr,
+}
+
+impl HostAttr {
+    /// For CPUs that run with HCR_EL2.FWB, or without.
+    pub const fn new(fwb: bool) -> Self {
+        let (decides, forced) = if fwb {
+            (MEMATTR_FWB_STAGE_1, MEMATTR_FWB_NORMAL_WB)
+        } else {
+            (MEMATTR_NORMAL_WB, MEMATTR_NORMAL_WB)
+        };
+        let borrowed = Attr::writable(forced).never_executable();
+        Self {
+            ram: Attr::writable(decides),
+            other: Attr::writable(decides).never_executable(),
+            borrowed,
+            read_only: borrowed.read_only(),
+        }
+    }
 }
 
 /// One entry of a table.
@@ -134,10 +176,26 @@ mod tests {
     #[test]
     fn leaves_match_the_values_tried_on_hardware_models() {
         // 0x7fd: normal, S2AP 3, SH 3, AF, block.
-        assert_eq!(Descriptor::block(Pfn(0), Attr::HOST_RAM).0, 0x7fd);
-        assert!(Descriptor::page(Pfn(5), Attr::HOST_DATA).permits(true, false));
-        assert!(!Descriptor::page(Pfn(5), Attr::HOST_DATA).permits(false, true));
-        assert!(!Descriptor::page(Pfn(5), Attr::HOST_READ_ONLY).permits(true, false));
+        assert_eq!(Descriptor::block(Pfn(0), HostAttr::new(false).ram).0, 0x7fd);
+        for host in [HostAttr::new(false), HostAttr::new(true)] {
+            assert!(Descriptor::page(Pfn(5), host.ram).permits(true, true));
+            for data in [host.other, host.borrowed] {
+                assert!(Descriptor::page(Pfn(5), data).permits(true, false));
+                assert!(!Descriptor::page(Pfn(5), data).permits(false, true));
+            }
+            assert!(Descriptor::page(Pfn(5), host.read_only).permits(false, false));
+            assert!(!Descriptor::page(Pfn(5), host.read_only).permits(true, false));
+            assert!(!Descriptor::page(Pfn(5), host.read_only).permits(false, true));
+        }
+    }
+
+    #[test]
+    fn with_fwb_the_host_decides_about_its_own_frames_only() {
+        let memory_type = |attr| Descriptor::page(Pfn(5), attr).0 >> 2 & 0xf;
+        let types = |host: HostAttr| [host.ram, host.other, host.borrowed, host.read_only].map(memory_type);
+        assert_eq!(types(HostAttr::new(true)), [0b111, 0b111, 0b110, 0b110]);
+        assert_eq!(types(HostAttr::new(false)), [0b1111; 4]);
+        assert_eq!([Attr::GUEST_FWB, Attr::GUEST].map(memory_type), [0b110, 0b1111]);
     }
 
     #[test]

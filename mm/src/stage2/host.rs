@@ -166,11 +166,11 @@ impl HostMap {
         machine.dsb_ishst();
     }
 
-    /// Makes a block of 2 MiB of the host's RAM again, all of whose words say `Host` and are held frozen by the caller.
-    /// Returns the table that it replaces. Under the [`Structure`] lock.
-    pub fn merge<M: Machine>(&self, machine: &M, first: Pfn) -> Option<Pfn> {
+    /// Makes a block of 2 MiB of the host's RAM, of attributes `ram`, again, all of whose words say `Host` and are held
+    /// frozen by the caller. Returns the table that it replaces. Under the [`Structure`] lock.
+    pub fn merge<M: Machine>(&self, machine: &M, first: Pfn, ram: Attr) -> Option<Pfn> {
         let above = self.above(machine, first)?;
-        replace(machine, above, first, ENTRIES, Descriptor::block(first, Attr::HOST_RAM));
+        replace(machine, above, first, ENTRIES, Descriptor::block(first, ram));
         Some(above.descriptor.next().frame())
     }
 
@@ -191,13 +191,14 @@ impl HostMap {
         (entry.level == LEAF_LEVEL - 1 && entry.descriptor.is_table(entry.level)).then_some(entry)
     }
 
-    /// Maps `frames` as `kind` at boot, before any CPU uses the tables. False if the pool runs dry.
+    /// Maps `frames` with attributes `attr` at boot, before any CPU uses the tables; without, they are unmapped down to
+    /// level 3. False if the pool runs dry.
     pub fn build<M: Machine>(
         &self,
         machine: &M,
         pool: &mut Pool,
         frames: core::ops::Range<u64>,
-        kind: Kind,
+        attr: Option<Attr>,
     ) -> bool {
         let end = frames.end.min(FRAMES);
         let mut at = frames.start;
@@ -205,20 +206,14 @@ impl HostMap {
             let entry = self.walk(machine, Pfn(at));
             let span = frames_per_entry(entry.level);
             let whole = at & (span - 1) == 0 && end - at >= span;
-            if !whole || (kind == Kind::Hidden && entry.level < LEAF_LEVEL) {
+            if !whole || (attr.is_none() && entry.level < LEAF_LEVEL) {
                 let Some(table) = pool.take(machine) else { return false };
                 fill(machine, table.base(), entry);
                 entry.write(machine, Descriptor::table(table.base()));
                 continue;
             }
-            entry.write(
-                machine,
-                match kind {
-                    Kind::Ram => Descriptor::leaf(entry.level, Pfn(at), Attr::HOST_RAM),
-                    Kind::Other => Descriptor::leaf(entry.level, Pfn(at), Attr::HOST_DATA),
-                    Kind::Hidden => Descriptor::INVALID,
-                },
-            );
+            let leaf = attr.map(|attr| Descriptor::leaf(entry.level, Pfn(at), attr));
+            entry.write(machine, leaf.unwrap_or(Descriptor::INVALID));
             at += span;
         }
         machine.dsb_ishst();

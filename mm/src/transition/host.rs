@@ -9,7 +9,7 @@ use crate::addr::{Pa, Pfn, checked_end};
 use crate::machine::Machine;
 use crate::manager::{MAP_CHUNK, Mm};
 use crate::stage2::host::{Entry, FRAMES};
-use crate::stage2::{Attr, Descriptor, LEAF_LEVEL};
+use crate::stage2::{Descriptor, LEAF_LEVEL};
 use crate::state::{self, HostMap, HostUnmap, Refusal};
 use crate::sync::Ordering;
 use crate::vm::Vm;
@@ -56,17 +56,17 @@ impl<'a, M: Machine> Mm<'a, M> {
             Ok(_) if entry.level < LEAF_LEVEL => self.refuse_host(),
             Ok(_) if entry.descriptor.permits(access.write, access.execute) => HostFault::Resume,
             Ok(HostMap::Own) => {
-                self.set_host_leaf(cell, frame, word, word, Descriptor::page(frame, Attr::HOST_RAM));
+                self.set_host_leaf(cell, frame, word, word, Descriptor::page(frame, self.host_attr.ram));
                 HostFault::Resume
             }
             Ok(HostMap::Leaf(next)) => {
-                self.set_host_leaf(cell, frame, word, next, Descriptor::page(frame, Attr::HOST_DATA));
+                self.set_host_leaf(cell, frame, word, next, self.borrowed(frame));
                 HostFault::Resume
             }
             Ok(HostMap::Scrap) => match self.slot(word.owner()).and_then(|vm| vm.scrap()) {
                 Some(scrap) => {
                     self.stats.scrap_touches.fetch_add(1, Ordering::Relaxed);
-                    self.set_host_leaf(cell, frame, word, word, Descriptor::page(scrap, Attr::HOST_DATA));
+                    self.set_host_leaf(cell, frame, word, word, self.borrowed(scrap));
                     HostFault::Resume
                 }
                 // The VM has died since, and the frame is the host's again.
@@ -97,8 +97,7 @@ impl<'a, M: Machine> Mm<'a, M> {
             HostMap::Own => Ok(()),
             HostMap::Leaf(next) if next == word => Ok(()),
             HostMap::Leaf(next) => {
-                let made =
-                    self.set_host_leaf(cell, frame, word, next, Descriptor::page(frame, Attr::HOST_DATA));
+                let made = self.set_host_leaf(cell, frame, word, next, self.borrowed(frame));
                 if made { Ok(()) } else { Err(Refusal::FROZEN) }
             }
             HostMap::Scrap => Err(Refusal::STATE),
@@ -152,6 +151,11 @@ impl<'a, M: Machine> Mm<'a, M> {
         true
     }
 
+    /// The host's leaf of a frame that is not its own.
+    fn borrowed(&self, frame: Pfn) -> Descriptor {
+        Descriptor::page(frame, self.host_attr.borrowed)
+    }
+
     /// A frame that is not for the host: an abort, or after a host panic a page of zeros to read.
     fn host_foreign(
         &self,
@@ -167,7 +171,7 @@ impl<'a, M: Machine> Mm<'a, M> {
                     // A parked word changes under the lock of its VM only.
                     let parked = word.state() == State::Quarantine;
                     let _parked = self.slot(word.owner()).filter(|_| parked).map(Vm::lock);
-                    let leaf = Descriptor::page(scrap, Attr::HOST_READ_ONLY);
+                    let leaf = Descriptor::page(scrap, self.host_attr.read_only);
                     self.set_host_leaf(cell, frame, word, word.with_redirection(true), leaf);
                 }
                 HostFault::Resume

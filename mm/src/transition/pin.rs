@@ -137,6 +137,10 @@ impl<'a, M: Machine> Mm<'a, M> {
             }
             Unpin::Released(next) => {
                 let page = cell.freeze(frame, word, word).map_err(|_| Refusal::FROZEN)?;
+                if word.has_host_leaf() {
+                    // As the host's own it gets another leaf, of the host's own type of memory, at the next touch.
+                    self.drop_host_leaves(core::iter::once(frame), 1);
+                }
                 self.scrub_all(core::iter::once(frame));
                 page.publish(next);
                 self.came_home(core::iter::once(frame));

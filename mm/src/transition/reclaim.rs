@@ -103,10 +103,15 @@ impl<'a, M: Machine> Mm<'a, M> {
     /// Frozen pages whose guest leaf is gone (its invalidation complete) leave their VM: to quarantine while pinned,
     /// else scrubbed to the host. Frames that were the host's all along just lose the leaf.
     pub(crate) fn retire(&self, held: &mut Held<'_>) {
-        let redirected = held.iter().filter(|page| page.before().is_redirected()).map(Frozen::frame);
-        let count = redirected.clone().count() as u64;
+        // What becomes the host's own gets another leaf, of the host's own type of memory, at the next touch.
+        let stale = held.iter().filter(|page| {
+            let word = page.before();
+            let goes_home = word.state() != State::Host && state::release(state::quarantine(word)).is_some();
+            word.is_redirected() || word.has_host_leaf() && goes_home
+        });
+        let count = stale.clone().count() as u64;
         if count > 0 {
-            self.drop_host_leaves(redirected, count);
+            self.drop_host_leaves(stale.map(Frozen::frame), count);
         }
         // Private contents go before anybody may look, even if a pin keeps the frame in quarantine.
         let dirty = held.iter().filter(|page| match page.before().state() {

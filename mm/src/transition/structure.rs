@@ -157,7 +157,7 @@ impl<'a, M: Machine> Mm<'a, M> {
         let block =
             FrozenBlock::freeze(words, first, state::is_free, free).map_err(|(_, refusal)| refusal)?;
         let _structure = self.structure.lock(first);
-        if let Some(table) = self.host.merge(&self.machine, first) {
+        if let Some(table) = self.host.merge(&self.machine, first, self.host_attr.ram) {
             self.host_pool().put(&self.machine, table);
         }
         drop(block);

@@ -110,7 +110,8 @@ impl World {
         for page in 0..2 {
             tenure_mm::Machine::zero(&fake, root.offset(page));
         }
-        let config = Config { fwb: false };
+        fake.give_fwb();
+        let config = Config { fwb: true };
         let mm: &'static Mm<'static, FakeMachine> =
             Box::leak(Box::new(Mm::new(fake, Frames::new(regions), HostMap::new(root.base()), vms, config)));
         (2..boot).for_each(|page| mm.boot_add_page(Pfn(BASE + page)));

@@ -127,12 +127,30 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     Mutant::new(
         "the host's leaf of a shared page is executable",
-        "transition/host.rs",
-        &[(
-            "Ok(HostMap::Leaf(next)) => {\n                self.set_host_leaf(cell, frame, word, next, Descriptor::page(frame, Attr::HOST_DATA));",
-            "Ok(HostMap::Leaf(next)) => {\n                self.set_host_leaf(cell, frame, word, next, Descriptor::page(frame, Attr::HOST_RAM));",
-        )],
+        "stage2/descriptor.rs",
+        &[("let borrowed = Attr::writable(forced).never_executable();", "let borrowed = Attr::writable(forced);")],
         &["requirements::what_is_shared_with_the_host_is_never_executable_for_it"],
+    ),
+    Mutant::new(
+        "the host decides how a guest's page is cached",
+        "stage2/descriptor.rs",
+        &[("let borrowed = Attr::writable(forced).never_executable();", "let borrowed = Attr::writable(decides).never_executable();")],
+        &["requirements::the_host_decides_about_the_memory_type_of_its_own_frames_only"],
+    ),
+    Mutant::new(
+        "what comes home stays forced to write-back",
+        "transition/reclaim.rs",
+        &[("word.is_redirected() || word.has_host_leaf() && goes_home", "word.is_redirected() || word.has_host_leaf() && false && goes_home")],
+        &["requirements::the_host_decides_about_the_memory_type_of_its_own_frames_only"],
+    ),
+    Mutant::new(
+        "what comes home at its last unpin stays forced to write-back",
+        "transition/pin.rs",
+        &[(
+            "if word.has_host_leaf() {\n                    // As the host's own",
+            "if false {\n                    // As the host's own",
+        )],
+        &["requirements::the_host_decides_about_the_memory_type_of_its_own_frames_only"],
     ),
     Mutant::new(
         "the scrub of what leaves a guest is left out",
@@ -149,7 +167,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant::new(
         "a redirection outlives its VM",
         "transition/reclaim.rs",
-        &[("if count > 0 {\n            self.drop_host_leaves(redirected, count);", "if count > 512 {\n            self.drop_host_leaves(redirected, count);")],
+        &[("word.is_redirected() || word.has_host_leaf() && goes_home", "word.has_host_leaf() && goes_home")],
         &["attacks::a_scrap_frame_goes_home_after_the_last_leaf_of_the_host_that_leads_to_it"],
     ),
     Mutant::new(

@@ -2,7 +2,7 @@
 
 use tenure_abi::flags::{query, status, unshare, vm as vm_flags};
 use tenure_abi::page::{self, State};
-use tenure_abi::{MAX_ATOMIC_PAGES, PAGE_SIZE, Reply, Status, exit, guest, reply, smccc};
+use tenure_abi::{MAX_ATOMIC_PAGES, PAGE_SIZE, Reply, Status, exit, guest, info, reply, smccc};
 use tenure_test_hosts::vm::{self, Event, FREE_GFN, with_guest};
 use tenure_test_hosts::{Host, calls, memory};
 use tenure_test_protocol::command;
@@ -14,6 +14,7 @@ crate::tests!(
     contents_survive_share_and_unshare,
     both_sides_see_each_others_writes,
     share_makes_no_host_leaf_until_a_touch,
+    the_hosts_stage_1_decides_about_the_memory_type_of_its_own_frames_only,
     the_hosts_leaf_is_not_executable,
     a_range_is_shared_and_taken_back_whole,
     a_page_in_the_wanted_state_counts_as_done,
@@ -76,6 +77,27 @@ fn share_makes_no_host_leaf_until_a_touch(host: &mut Host) -> TestResult {
         check_eq!(probe::read(memory::address(second)), Outcome::Value(7), "the touch after HOST_UNMAP");
         Ok(())
     })
+}
+
+/// With FEAT_S2FWB a frame that is not the host's own is write-back whatever the host maps it as, or it could write behind a
+/// cache line that the guest reads; its own is again what it maps it as. (QEMU has no caches: this looks at MemAttr.)
+fn the_hosts_stage_1_decides_about_the_memory_type_of_its_own_frames_only(host: &mut Host) -> TestResult {
+    let fwb = calls::features().1.x(4) & info::feature::FWB != 0;
+    let (own, borrowed) = if fwb { (0b111, 0b110) } else { (0b1111, 0b1111) };
+    let memory_type = |pfn| calls::query(pfn).1.x(5) >> 2 & 0b1111;
+    let mut pfn = 0;
+    with_guest(host, vm_flags::PROTECTED, |host, vm| {
+        vm.fill(host, FREE_GFN, 1, 7)?;
+        vm.share(host, FREE_GFN, 1)?;
+        pfn = vm.frame(FREE_GFN);
+        check_eq!(probe::read(memory::address(pfn)), Outcome::Value(7));
+        check_eq!(memory_type(pfn), borrowed, "shared");
+        check_eq!(memory_type(vm.run_pfn), own, "the host's, used by EL2");
+        Ok(())
+    })?;
+    check_eq!(probe::read(memory::address(pfn)), Outcome::Value(0));
+    check_eq!(memory_type(pfn), own, "back at the host's");
+    Ok(())
 }
 
 /// U7.

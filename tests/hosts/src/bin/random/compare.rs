@@ -22,8 +22,9 @@ pub const REFUSED: (u64, u64) = (0x25, 0x21);
 
 /// Level of a table that maps single pages.
 const LEAF_LEVEL: u64 = 3;
-/// Bits of a descriptor: valid, address of the frame, execute-never.
+/// Bits of a descriptor: valid, MemAttr (from this bit on), address of the frame, execute-never.
 const VALID: u64 = 1;
+const MEM_ATTR: u32 = 2;
 const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 const XN: u64 = 1 << 54;
 
@@ -125,6 +126,9 @@ impl World {
         }
         let (descriptor, level) = (regs.x(5), regs.x(6));
         let target = (descriptor & VALID != 0).then_some((descriptor & ADDRESS) / PAGE_SIZE);
+        let expect = if frame.state == State::Host { self.types.0 } else { self.types.1 };
+        let fits = target.is_none() || descriptor >> MEM_ATTR & 0xf == expect;
+        check!(fits, "{pfn:#x} is mapped with {descriptor:#x}, not with MemAttr {expect:#b}");
         if frame.state == State::Host {
             let own =
                 if level < LEAF_LEVEL { pfn - pfn % (BLOCK << (9 * (LEAF_LEVEL - 1 - level))) } else { pfn };

@@ -6,7 +6,7 @@ use core::cell::Cell;
 
 use tenure_abi::flags::{pin, status, vm as vm_flags};
 use tenure_abi::page::State;
-use tenure_abi::{Reply, Status, reply};
+use tenure_abi::{Reply, Status, info, reply};
 use tenure_mm::model::{Address, Expect, Frame, Model};
 use tenure_test_hosts::vm::{Vm, came_back, take};
 use tenure_test_hosts::{Host, calls, memory};
@@ -49,6 +49,8 @@ pub struct World {
     pub first: u64,
     /// The far frames.
     pub far: [u64; FAR as usize],
+    /// MemAttr of the host's leaves: of its own frames, and of all others.
+    pub types: (u64, u64),
     /// VMs that live.
     pub parties: [Option<Party>; VMS],
     /// Pages that came out of the host's pool.
@@ -85,12 +87,14 @@ impl World {
             check!(memory::fill(pfn, 0), "the host cannot write {pfn:#x}");
             contents.fill(pfn, Page::ZERO);
         }
+        let fwb = calls::features().1.x(4) & info::feature::FWB != 0;
         Ok(Self {
             host,
             model: Model::new(all()),
             contents,
             first,
             far,
+            types: if fwb { (0b111, 0b110) } else { (0b1111, 0b1111) },
             parties: [const { None }; VMS],
             spare: Vec::new(),
             poisoned: 0,
