@@ -6,7 +6,7 @@
 //! Everything else is NOT_SUPPORTED, counted and traced: SDEI (TF-A would deliver its events at EL2, at an address of the
 //! host's choice), FF-A, OP-TEE, RSI, other vendor calls.
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use spin::Once;
 use tenure_abi::smccc;
@@ -20,8 +20,10 @@ use crate::{calls, psci, stats, trace};
 /// The vendor's calls that this board's host may make.
 static VENDORS: Once<&'static [Call]> = Once::new();
 
-/// Refused ids that were logged: each is worth a line, once.
-static TOLD: [AtomicU32; 16] = [const { AtomicU32::new(0) }; 16];
+/// Refused ids that were logged, each with [`TAKEN`]: each is worth a line, once.
+static TOLD: [AtomicU64; 16] = [const { AtomicU64::new(0) }; 16];
+/// An id stands here, which may be 0.
+const TAKEN: u64 = 1 << 32;
 
 /// Notes which board it is, and says what of its vendor's calls the host may make.
 pub fn set_up(platform: &Platform<'_>) {
@@ -59,10 +61,11 @@ fn is_listed(id: u32, x1: u64) -> bool {
 fn refuse(frame: &mut HostFrame, id: u32) {
     stats::count_refused_smc();
     trace::note(SMC_REFUSED, u64::from(id), frame.x[1]);
+    let mark = TAKEN | u64::from(id);
     for told in &TOLD {
-        match told.compare_exchange(0, id, Ordering::Relaxed, Ordering::Relaxed) {
+        match told.compare_exchange(0, mark, Ordering::Relaxed, Ordering::Relaxed) {
             Ok(_) => log::info!("the host's call {id:#x} (x1 {:#x}) is refused", frame.x[1]),
-            Err(other) if other != id => continue,
+            Err(other) if other != mark => continue,
             Err(_) => {}
         }
         break;
