@@ -15,7 +15,7 @@ mod vm;
 use crate::guest::rewind;
 use crate::trace;
 
-pub use system::end_all;
+pub use system::end_machine;
 
 /// A call's registers.
 pub struct Call<'f> {

@@ -263,10 +263,14 @@ fn affinity_info(mpidr: u64, level: u64) -> u64 {
 
 /// SYSTEM_OFF and SYSTEM_RESET do not return, unless a guest cannot be ended first.
 fn system(function: u32) -> u64 {
-    if !calls::end_all() {
+    calls::end_machine(|| power_down(function)).unwrap_or_else(|| {
         log::warn!("the host may not go: a vCPU does not come back");
-        return result::INTERNAL_FAILURE;
-    }
+        result::INTERNAL_FAILURE
+    })
+}
+
+/// The end of the machine itself; returns if it does not come.
+fn power_down(function: u32) -> u64 {
     if let Some(power) = POWER.get() {
         power.end(if function == id::SYSTEM_OFF { End::Off } else { End::Reset });
         for _ in 0..POWER_PATIENCE {

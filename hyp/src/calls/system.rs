@@ -1,5 +1,7 @@
 //! The end of the host's world: shutdown, kexec, panic.
 
+use core::sync::atomic::{AtomicU32, Ordering};
+
 use tenure_abi::{Reply, Status};
 
 use super::{Call, vm};
@@ -30,6 +32,31 @@ pub fn reset(at: &mut Call<'_>) -> Reply {
     }
 }
 
+/// Calls that are making a VM (the low half), and ends of the machine under way, each of which is [`END`].
+static MAKERS: AtomicU32 = AtomicU32::new(0);
+const END: u32 = 1 << 16;
+
+/// Runs `make`, which makes a VM; not while the machine is being ended.
+pub fn make_vm<R>(make: impl FnOnce() -> R) -> Option<R> {
+    let open = MAKERS.fetch_add(1, Ordering::AcqRel) < END;
+    let made = open.then(make);
+    MAKERS.fetch_sub(1, Ordering::AcqRel);
+    made
+}
+
+/// Ends the machine by `end`, after every VM: while it runs no VM comes to be, whose memory nobody would scrub. `None` if
+/// some vCPU does not come back. Returning at all means that the machine goes on.
+pub fn end_machine<R>(end: impl FnOnce() -> R) -> Option<R> {
+    // One atomic for both sides: who was let in before this is seen here, and is soon out again.
+    MAKERS.fetch_add(END, Ordering::AcqRel);
+    while !MAKERS.load(Ordering::Acquire).is_multiple_of(END) {
+        core::hint::spin_loop();
+    }
+    let ended = end_all().then(end);
+    MAKERS.fetch_sub(END, Ordering::AcqRel);
+    ended
+}
+
 /// Steps without progress after which [`end_all`] gives up: a vCPU that runs elsewhere leaves at its CPU's next
 /// interrupt, which no host keeps away for so long by accident.
 const PATIENCE: u32 = 1 << 22;
@@ -38,7 +65,7 @@ const PATIENCE: u32 = 1 << 22;
 /// the next system is told nothing of who owned it. False if a vCPU does not come back.
 ///
 /// Not bounded as calls are: the host that asks for it is at its end, and only its own CPU waits.
-pub fn end_all() -> bool {
+fn end_all() -> bool {
     let mut patience = PATIENCE;
     while let Some(handle) = mm().vms().iter().find_map(|vm| vm.handle()) {
         let (reply, finished) = vm::destroy_step(handle);

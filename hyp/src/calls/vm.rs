@@ -4,6 +4,7 @@ use tenure_abi::{Reply, Status, reply};
 use tenure_mm::{VmHandle, VmRef};
 
 use super::Call;
+use super::system::make_vm;
 use crate::machine::mm;
 use crate::vcpu::slot::Taken;
 use crate::vm;
@@ -30,7 +31,8 @@ pub fn create(at: &mut Call<'_>) -> Reply {
     if !vm::are_offered() {
         return Reply::refused(Status::NotSupported);
     }
-    match mm().vm_create(at.arg(1)) {
+    let Some(made) = make_vm(|| mm().vm_create(at.arg(1))) else { return Reply::refused(Status::Retry) };
+    match made {
         Ok(handle) => {
             at.set(4, handle.0);
             Reply::done(0)
