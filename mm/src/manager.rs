@@ -3,6 +3,7 @@
 //! All calls take `&self` and may run on all CPUs at once. The operations stand in [`crate::transition`], one file a
 //! family.
 
+use arrayvec::ArrayVec;
 use tenure_abi::flags::vm as flags;
 use tenure_abi::page::State;
 use tenure_abi::reply::{Reply, Status};
@@ -16,7 +17,7 @@ use crate::stage2::{Attr, HostAttr};
 use crate::state::Refusal;
 use crate::sync::{AtomicBool, AtomicU64, Guard, Lock, Ordering, lock, rank};
 use crate::tlb;
-use crate::transition::Recent;
+use crate::transition::{MAX_OWED, Recent};
 use crate::vm::{Slot, Vm, VmHandle, VmRef};
 use crate::word::{PageWord, Word};
 
@@ -62,6 +63,8 @@ pub struct Mm<'a, M: Machine> {
     /// Blocks of the host that may be merged.
     pub(crate) recent: Lock<Recent, { rank::RECENT }>,
     host_pool: Lock<HostPool, { rank::POOL }>,
+    /// Frames whose pin of the hypervisor is to end when their words let it.
+    pub(crate) owed: Lock<ArrayVec<Pfn, MAX_OWED>, { rank::OWED }>,
     panic_mode: AtomicBool,
     panic_scrap: AtomicU64,
     /// Counters.
@@ -81,6 +84,7 @@ impl<'a, M: Machine> Mm<'a, M> {
             structure: Structure::new(),
             recent: Lock::new(Recent::new()),
             host_pool: Lock::new(HostPool::empty()),
+            owed: Lock::new(ArrayVec::new()),
             panic_mode: AtomicBool::new(false),
             panic_scrap: AtomicU64::new(0),
             stats: Stats { host_aborts: AtomicU64::new(0), scrap_touches: AtomicU64::new(0) },

@@ -47,6 +47,7 @@ pub use convert::Unshare;
 pub use host::{Access, HostFault};
 pub use map::GuestFault;
 pub(crate) use measure::Measuring;
+pub(crate) use pin::MAX_OWED;
 pub use pin::{PinKind, Unpinned};
 pub use pools::Returned;
 pub use reset::Swept;

@@ -236,6 +236,23 @@ fn a_share_ends_the_redirection_to_scrap_before_the_host_gets_the_page() {
     assert_eq!(world.touch(page, None), (Touch::Frame, Some(7)));
 }
 
+/// A pin of the hypervisor is not lost to a CPU that holds the word for longer than EL2 waits: it ends with a later call.
+#[test]
+fn a_pin_of_the_hypervisor_that_meets_a_frozen_word_ends_later() {
+    let world = World::new(Layout::default());
+    let (page, other) = (world.frame(3), world.frame(4));
+    assert!(world.mm.hyp_pin(page).is_ok());
+    let cell = world.mm.frames().word(page).unwrap();
+    let held = cell.freeze(page, cell.load(), cell.load()).unwrap();
+    assert!(world.mm.hyp_unpin(page).is_ok());
+    assert!(world.mm.hyp_pin(other).is_ok());
+    assert_eq!(cell.load().hyp_pins(), 1, "frozen all the time");
+    drop(held);
+    assert!(world.mm.hyp_unpin(other).is_ok());
+    assert_eq!(cell.load().hyp_pins(), 0);
+    assert!(world.mm.hyp_unpin(page).is_err(), "it is ended once");
+}
+
 /// U7: the host may not choose how a page that it shares is cached, and may again when the page is its own.
 #[test]
 fn the_host_decides_about_the_memory_type_of_its_own_frames_only() {

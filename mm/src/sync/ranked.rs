@@ -19,6 +19,8 @@ pub mod rank {
     pub const POOL: u8 = 3;
     /// Blocks of the host that may be merged: noted when frames come home, those of the pool included.
     pub const RECENT: u8 = 4;
+    /// Pins of the hypervisor that are still to end.
+    pub const OWED: u8 = 5;
 }
 
 /// A fair lock.

@@ -11,7 +11,15 @@ use crate::machine::Machine;
 use crate::manager::{Mm, SCRUB_CHUNK};
 use crate::stage2::host::{FRAMES, RESERVE};
 use crate::state::{self, Refusal, Unpin};
+use crate::sync::lock;
 use crate::vm::VmHandle;
+
+/// Tries to end a pin of the hypervisor. One is some 8 instructions, and another CPU holds a word frozen for up to 65,000
+/// (a call on 512 pages): twice as long as that.
+const UNPIN_TRIES: u32 = 1 << 14;
+
+/// Pins that the hypervisor may owe. One CPU comes to owe one only while another holds the word for longer than any call.
+pub(crate) const MAX_OWED: usize = 16;
 
 /// Kind of a pin of the host.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -156,19 +164,29 @@ impl<'a, M: Machine> Mm<'a, M> {
     /// # Errors
     /// As for a pin; only a frame of the host can be pinned.
     pub fn hyp_pin(&self, frame: Pfn) -> Result<(), Refusal> {
+        self.pay_pins();
         let cell = self.cell(frame)?;
         let word = cell.load();
         let next = state::hyp_pin(word)?;
         cell.swap(word, next).map_err(|_| Refusal::FROZEN)
     }
 
-    /// Ends a pin of the hypervisor. Tries again if the host pins or unpins the same frame at this moment.
+    /// Ends a pin of the hypervisor, and those that are owed. Tries again while another CPU holds the word or moves it; if
+    /// that does not end, the pin is owed, and ends with a later call.
     ///
     /// # Errors
-    /// The frame is not pinned by the hypervisor, or the host moves its word all the time.
+    /// The frame is not pinned by the hypervisor; or (FROZEN) it still is, and nothing more can be owed.
     pub fn hyp_unpin(&self, frame: Pfn) -> Result<(), Refusal> {
+        self.pay_pins();
+        match self.hyp_unpin_within(frame, UNPIN_TRIES) {
+            Err(Refusal::FROZEN) => lock(&self.owed).try_push(frame).map_err(|_| Refusal::FROZEN),
+            other => other,
+        }
+    }
+
+    fn hyp_unpin_within(&self, frame: Pfn, tries: u32) -> Result<(), Refusal> {
         let cell = self.cell(frame)?;
-        for _ in 0..1024 {
+        for _ in 0..tries {
             let word = cell.load();
             let next = word.count_down(page::HYP_PINS).map_err(|_| Refusal::STATE)?;
             if !word.is_frozen() && cell.swap(word, next).is_ok() {
@@ -176,6 +194,11 @@ impl<'a, M: Machine> Mm<'a, M> {
             }
         }
         Err(Refusal::FROZEN)
+    }
+
+    /// Ends the pins that are owed and can be ended at once.
+    fn pay_pins(&self) {
+        lock(&self.owed).retain(|frame| self.hyp_unpin_within(*frame, 1) == Err(Refusal::FROZEN));
     }
 
     /// Takes a frame of the host out of use for ever: its mapping goes.

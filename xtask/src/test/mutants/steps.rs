@@ -114,6 +114,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &["scenarios::scenario_09_a_dead_vms_pinned_page_comes_back_at_its_last_unpin"],
     ),
     Mutant::new(
+        "a pin of EL2 that meets a frozen word is forgotten",
+        "transition/pin.rs",
+        &[("lock(&self.owed).try_push(frame).map_err(|_| Refusal::FROZEN)", "Ok(())")],
+        &["requirements::a_pin_of_the_hypervisor_that_meets_a_frozen_word_ends_later"],
+    ),
+    Mutant::new(
         "the wrong VMID is invalidated",
         "transition/uproot.rs",
         &[("let mut flush = Flush::begin(&self.machine, vm.vmid(), gone);", "let mut flush = Flush::begin(&self.machine, crate::machine::Vmid::HOST, gone);")],
