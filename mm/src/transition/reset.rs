@@ -102,6 +102,10 @@ impl<'a, M: Machine> Mm<'a, M> {
             }
             Forget::Release(next) => {
                 let page = cell.freeze(frame, word, word).map_err(|_| Refusal::FROZEN)?;
+                // Its memory type is that of a borrowed frame.
+                if word.has_host_leaf() {
+                    self.drop_host_leaves(core::iter::once(frame), 1);
+                }
                 self.scrub_all(core::iter::once(frame));
                 page.publish(next);
             }

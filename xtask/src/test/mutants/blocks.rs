@@ -6,10 +6,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant::new(
         "a block is given before all of it is scrubbed",
         "transition/block.rs",
-        &[
-            ("if parked(leader, slot)?.owes_scrub() {", "if parked(leader, slot)?.is_frozen() {"),
-            ("if word.owes_scrub() || self.panic_scrap", "if self.panic_scrap"),
-        ],
+        &[("state::is_parked(word, vm.slot()) && !word.owes_scrub()", "state::is_parked(word, vm.slot())")],
         &["blocks::a_hostile_host_cannot_give_a_block_that_was_not_scrubbed_or_is_not_whole"],
     )
     .always(),
