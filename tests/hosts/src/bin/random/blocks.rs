@@ -23,9 +23,9 @@ const MOST_DRAINS: usize = 12;
 /// Frames that a RECLAIM takes after it has looked after a block of the host.
 const AFTER_TIDY: u64 = 8;
 
-/// Addresses that one SET_STATUS declares at least, if it is asked for more: it writes 512 entries, those of new tables' links among
-/// them.
-const MOST_ENTRIES: u64 = 500;
+/// Addresses that one SET_STATUS declares at least, if it is asked for more: it writes 320 entries, and each of up to four new
+/// tables counts for 48 of them.
+const MOST_ENTRIES: u64 = 128;
 
 /// What is due next of a block: the place of the first page, how many are like it, and what they are.
 struct Due {
