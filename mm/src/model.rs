@@ -127,7 +127,7 @@ pub struct Expect {
 }
 
 impl Expect {
-    fn plain(reply: Reply) -> Self {
+    pub fn plain(reply: Reply) -> Self {
         Self { reply, tables: false }
     }
 

@@ -217,13 +217,20 @@ impl World {
         let frame =
             attempt.vms.get(&vm).and_then(|vm| vm.addresses.get(&gfn)).and_then(|address| address.frame);
         let expect = match (op, frame) {
-            (query::SHARE, _) => attempt.share(vm, gfn, 1).reply,
-            (query::UNSHARE, _) => attempt.unshare(vm, gfn, 1, 0).reply,
-            (query::RECLAIM, Some(pfn)) => attempt.reclaim(vm, pfn, 1).reply,
-            (query::RECLAIM, None) => Reply::blocked(Status::Denied, 0, reply::UNPOPULATED),
-            _ => Reply::refused(Status::Invalid),
+            (query::SHARE, _) => attempt.share(vm, gfn, 1),
+            (query::UNSHARE, _) => attempt.unshare(vm, gfn, 1, 0),
+            (query::RECLAIM, Some(pfn)) => attempt.reclaim(vm, pfn, 1),
+            (query::RECLAIM, None) => Expect::plain(Reply::blocked(Status::Denied, 0, reply::UNPOPULATED)),
+            _ => Expect::plain(Reply::refused(Status::Invalid)),
         };
-        check_eq!(real, expect, "QUERY_GUEST({op}) at {gfn:#x}");
+        if real.status == Status::NoMemory && expect.tables && expect.reply.is_success() {
+            // A table of the VM's pool would have to be made, and there is none.
+            check_eq!(real.mask, reply::VM_POOL, "QUERY_GUEST({op}) at {gfn:#x}");
+            let (_, regs) = calls::pool_info(handle);
+            check!(regs.x(4) < 2, "QUERY_GUEST finds a pool of {} pages short", regs.x(4));
+            return Ok(());
+        }
+        check_eq!(real, expect.reply, "QUERY_GUEST({op}) at {gfn:#x}");
         Ok(())
     }
 
