@@ -103,10 +103,6 @@ impl Machine for El2 {
         cache::clean_invalidate_lines(address(frame), PAGE);
     }
 
-    fn sync_icache(&self, frame: Pfn) {
-        cache::sync_instructions(address(frame), PAGE);
-    }
-
     fn drop_instructions(&self) {
         if !cache::CacheType::current().dic() {
             cache::invalidate_all_instructions();

@@ -43,10 +43,6 @@ pub trait Machine: Sync {
     /// caches off reads what was written through caches). Completes at the next [`Machine::dsb_ish`].
     fn clean_to_poc(&self, frame: Pfn);
 
-    /// Makes what was written to a frame visible to instruction fetch: clean to the point of unification and
-    /// invalidate the instruction caches of all CPUs where CTR_EL0 asks for it. Ends with DSB.
-    fn sync_icache(&self, frame: Pfn);
-
     /// Drops stale instructions of frames that were scrubbed or cleaned to the point of coherency (and that a DSB has
     /// completed), on all CPUs, where CTR_EL0 asks for it. Ends with DSB. One for any number of frames.
     fn drop_instructions(&self);

@@ -127,6 +127,7 @@ pub struct Expect {
 }
 
 impl Expect {
+    /// This answer, of a call that takes no table memory.
     pub fn plain(reply: Reply) -> Self {
         Self { reply, tables: false }
     }

@@ -129,7 +129,6 @@ impl Machine for LoomMachine {
         self.zero(frame);
     }
     fn clean_to_poc(&self, _: Pfn) {}
-    fn sync_icache(&self, _: Pfn) {}
     fn drop_instructions(&self) {}
     fn read_words(&self, _: Pfn, _: usize) -> [u64; 32] {
         [0; 32]

@@ -27,19 +27,9 @@ impl CacheType {
         4 << ((self.0 >> 16) & 0xf)
     }
 
-    /// Smallest instruction-cache line in bytes.
-    pub const fn inst_line(self) -> usize {
-        4 << (self.0 & 0xf)
-    }
-
     /// `DIC`: new instructions need no invalidation of the instruction cache.
     pub const fn dic(self) -> bool {
         self.0 & (1 << 29) != 0
-    }
-
-    /// `IDC`: new instructions need no clean of the data cache to the point of unification.
-    pub const fn idc(self) -> bool {
-        self.0 & (1 << 28) != 0
     }
 }
 
@@ -77,8 +67,6 @@ macro_rules! by_address {
 by_address! {
     /// `DC CIVAC`: cleans and invalidates the line of this address to the point of coherency.
     clean_invalidate_line = "dc civac";
-    /// `IC IVAU`: invalidates the instruction line of this address to the point of unification.
-    invalidate_inst_line = "ic ivau";
 }
 
 /// `DC IVAC`: drops the data line of this address.
@@ -212,23 +200,6 @@ pub fn clean_invalidate(start: usize, len: usize) {
     crate::barrier::dsb_sy();
 }
 
-/// Makes instructions that were written to a range fetchable by every CPU (DDI 0487 B2.7.4.2).
-///
-/// Cleaned to the point of coherency, and invalidated: more than is asked for, but `DC CVAU` does not do its work on the
-/// first revisions of the Cortex-A53 (errata 819472, 824069, 826319, 827319).
-pub fn sync_instructions(start: usize, len: usize) {
-    let ctr = CacheType::current();
-    if !ctr.idc() {
-        each_line(start, len, ctr.data_line(), clean_invalidate_line);
-    }
-    crate::barrier::dsb_ish();
-    if !ctr.dic() {
-        each_line(start, len, ctr.inst_line(), invalidate_inst_line);
-        crate::barrier::dsb_ish();
-    }
-    crate::barrier::isb();
-}
-
 /// `IC IALLUIS`: invalidates all instruction caches of the inner shareable domain, and waits.
 pub fn invalidate_all_instructions() {
     #[cfg(target_arch = "aarch64")]
@@ -259,8 +230,8 @@ mod tests {
     #[test]
     fn line_sizes_come_from_ctr() {
         let a53 = CacheType::new(0x8444_8004);
-        assert_eq!((a53.data_line(), a53.inst_line()), (64, 64));
-        assert!(!a53.dic() && !a53.idc());
+        assert_eq!(a53.data_line(), 64);
+        assert!(!a53.dic());
     }
 
     #[test]

@@ -37,10 +37,6 @@ pub enum Event {
         cpu: usize,
         frame: Pfn,
     },
-    Icache {
-        cpu: usize,
-        frame: Pfn,
-    },
     IcacheAll {
         cpu: usize,
     },
@@ -104,7 +100,7 @@ impl Log {
             Event::Zero { .. } => counts.zeroes += 1,
             Event::Scrub { .. } => counts.scrubs += 1,
             Event::Clean { .. } => counts.cleans += 1,
-            Event::Icache { .. } | Event::IcacheAll { .. } => counts.icache += 1,
+            Event::IcacheAll { .. } => counts.icache += 1,
             Event::DsbIshst { .. } | Event::DsbIsh { .. } => counts.dsbs += 1,
             Event::Select { .. } => counts.selects += 1,
             Event::TlbiIpa { .. }

@@ -139,12 +139,6 @@ impl Inner {
         }
     }
 
-    pub(super) fn sync_icache(&mut self, pfn: u64) {
-        if let Some(frame) = self.frame_mut(pfn) {
-            frame.icache_stale = false;
-        }
-    }
-
     /// Instructions are fetched anew from what has reached the memory behind the caches.
     pub(super) fn drop_instructions(&mut self) {
         for frame in &mut self.frames {

@@ -74,16 +74,6 @@ impl Machine for FakeMachine {
         self.event(Event::Clean { cpu, frame }, mutation, |inner| inner.clean(cpu, frame.0));
     }
 
-    fn sync_icache(&self, frame: Pfn) {
-        let cpu = current_cpu();
-        let mutation = Some(Mutation::SkipIcache);
-        self.event(Event::Icache { cpu, frame }, mutation, |inner| {
-            inner.sync_icache(frame.0);
-            // It ends with the DSB that completes all maintenance of this CPU.
-            inner.dsb_ish(cpu);
-        });
-    }
-
     fn drop_instructions(&self) {
         let cpu = current_cpu();
         self.event(Event::IcacheAll { cpu }, Some(Mutation::SkipIcache), |inner| {

@@ -234,7 +234,6 @@ mod tests {
         }
         fn scrub(&self, _: Pfn) {}
         fn clean_to_poc(&self, _: Pfn) {}
-        fn sync_icache(&self, _: Pfn) {}
         fn drop_instructions(&self) {}
         fn dsb_ishst(&self) {}
         fn dsb_ish(&self) {}

@@ -137,7 +137,7 @@ impl Conflicts {
             Step::Act(Act::Write(table, index, _)) => {
                 vec![(Object::Entry(table, index), Mode::Write), (Object::Frame(table.frame()), Mode::Read)]
             }
-            Step::Act(Act::Zero(frame) | Act::Scrub(frame) | Act::Clean(frame) | Act::Icache(frame)) => {
+            Step::Act(Act::Zero(frame) | Act::Scrub(frame) | Act::Clean(frame)) => {
                 vec![(Object::Frame(frame), Mode::Write)]
             }
             Step::Act(Act::HostStore(frame)) => {
@@ -154,9 +154,7 @@ impl Conflicts {
             Step::Act(Act::Write(table, ..)) if World::is_host_table(table) => {
                 objects.push((Object::Tlb, Mode::Add));
             }
-            Step::Act(Act::DsbIsh | Act::Icache(_) | Act::IcacheAll) => {
-                objects.push((Object::Tlb, Mode::Add))
-            }
+            Step::Act(Act::DsbIsh | Act::IcacheAll) => objects.push((Object::Tlb, Mode::Add)),
             _ => {}
         }
         let objects: Rc<[_]> =

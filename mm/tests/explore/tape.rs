@@ -73,9 +73,6 @@ impl Machine for Led {
     fn clean_to_poc(&self, frame: Pfn) {
         act(&self.0, Act::Clean(frame));
     }
-    fn sync_icache(&self, frame: Pfn) {
-        act(&self.0, Act::Icache(frame));
-    }
     fn drop_instructions(&self) {
         act(&self.0, Act::IcacheAll);
     }
