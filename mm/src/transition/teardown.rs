@@ -138,7 +138,8 @@ impl<'a, M: Machine> Mm<'a, M> {
         while budget > 0 && next < GUEST_FRAMES && !frozen && (held.len() as u64) < TEAR_CHUNK {
             let entry = walk(&self.machine, root, Gfn(next));
             if entry.level < LEAF_LEVEL && entry.is_leaf() {
-                if !held.is_empty() {
+                // To take a block down takes half of a step's time.
+                if !held.is_empty() || budget < WALK_CHUNK - WALK_CHUNK / 4 {
                     break;
                 }
                 return match self.uproot_block(vm, inner, root, next) {
