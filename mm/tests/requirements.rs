@@ -183,6 +183,25 @@ fn a_range_beyond_512_pages_is_done_in_calls_of_512() {
     assert_eq!(world.unshare(0, 7, 633, 0), blocked(Status::Retry, 0, reply::HOST_LEAF));
 }
 
+/// U4, B1: what is before the page in the way may need a table, and says so.
+#[test]
+fn a_long_range_that_can_be_begun_asks_for_the_memory_to_begin_with() {
+    let mut world = World::new(Layout::default());
+    world.create(0, PROTECTED);
+    world.topup(Some(0), world.frame(0), 4);
+    world.set_status(0, 512, 512, status::PRIVATE);
+    world.activate(0);
+    let free = |world: &World| world.mm.pool_info(world.vm(0).as_deref()).0;
+    while free(&world) > 0 {
+        world.drain_pool(Some(0), 1);
+    }
+    let short = Reply { mask: reply::VM_POOL, ..Reply::refused(Status::NoMemory) };
+    assert_eq!(world.mm.guest_share(&world.vm(0).unwrap(), Gfn(1002), 640), short);
+    world.topup(Some(0), world.frame(8), 4);
+    assert_eq!(world.share(0, 1002, 640), Some(Reply::done(22)));
+    assert_eq!(world.share(0, 1024, 618), blocked(Status::Denied, 0, reply::UNPOPULATED));
+}
+
 /// U6.
 #[test]
 fn a_draining_page_takes_a_dma_leaf_only_under_a_dma_pin() {

@@ -145,8 +145,7 @@ impl<'a, M: Machine> Mm<'a, M> {
         if count <= MAX_ATOMIC_PAGES || reply.done > 0 || !(1..most).contains(&reply.first) {
             return reply;
         }
-        let before = self.convert(vm, gfn, reply.first.min(PART), op);
-        if before.done > 0 { before } else { reply }
+        self.convert(vm, gfn, reply.first.min(PART), op)
     }
 
     /// The fast path: one populated page that needs no table write. One walk, one compare-and-swap.
