@@ -41,6 +41,14 @@ fn a_draining_page_in_a_range_answers_pending_with_its_index() {
         assert_eq!(world.unpin_cpu(page).drained, 1);
         assert_eq!(world.unshare(0, 0, 4, 0), Some(Reply::done(4)), "what is private counts as done");
     }
+    // Addresses without a frame before it, and behind it, count.
+    let mut world = World::with_guest(PROTECTED);
+    world.share(0, 0, 8);
+    assert_eq!(world.guest_unmap(0, 0, 2), Some(Reply::done(2)));
+    world.pin_cpu(world.frame(8 + 2));
+    world.pin_cpu(world.frame(8 + 3));
+    let waits = Reply { status: Status::Pending, done: 8, first: 2, mask: reply::CPU_PIN };
+    assert_eq!(world.unshare(0, 0, 8, unshare::DRAIN), Some(waits));
 }
 
 /// U4: all of 512 pages or none where nothing is scrubbed, 32 where something is; the lowest page that blocks is named. What

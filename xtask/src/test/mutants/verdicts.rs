@@ -202,4 +202,16 @@ pub(super) const MUTANTS: &[Mutant] = &[
         &[("        State::Host => bare,\n        State::Private =>", "        State::Private =>")],
         &["block_lives::a_block_of_lent_memory_outlives_its_vm_with_its_contents"],
     ),
+    Mutant::new(
+        "the kind of a word does not tell its pins",
+        "state.rs",
+        &[("(word.cpu_pins() > 0) as u64 * page::FROZEN.mask()", "0")],
+        &["state_table::words_of_one_kind_change_alike"],
+    ),
+    Mutant::new(
+        "addresses without a frame do not count before a draining page",
+        "transition/plan.rs",
+        &[("index + run.end - run.start", "index")],
+        &["ranges::a_draining_page_in_a_range_answers_pending_with_its_index"],
+    ),
 ];
