@@ -62,7 +62,7 @@ impl El2 {
 fn entry(table: Pa, index: Index) -> &'static AtomicU64 {
     debug_assert!(index < 512);
     // A table is a page: its address and the offset have no bit in common.
-    let address = table.0 as usize | index % 512 * 8;
+    let address = table.0 as usize | (index % 512 * 8);
     // SAFETY: an aligned word of a table page, which is mapped, lives for ever and is only ever reached as an atomic.
     unsafe { &*core::ptr::with_exposed_provenance::<AtomicU64>(address) }
 }
