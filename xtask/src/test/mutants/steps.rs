@@ -76,7 +76,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant::new(
         "the host converts a live protected guest's page",
         "transition/convert.rs",
-        &[("if vm.is_sealed() {", "if vm.is_sealed() && gfn.0 != 0 {")],
+        &[
+            ("if vm.is_sealed() {", "if vm.is_sealed() && gfn.0 != 0 {"),
+            // The check is made again where the page is measured.
+            ("if vm.is_protected() {", "if vm.is_protected() && !vm.is_active() {"),
+        ],
         &["scenarios::scenario_28_the_host_may_not_choose_what_is_shared"],
     ),
     Mutant::new(
