@@ -4,11 +4,11 @@
 
 mod world;
 
-use tenure_abi::flags::{pin, status, unshare, vm as vm_flags};
+use tenure_abi::flags::{pin, query, status, unshare, vm as vm_flags};
 use tenure_abi::page::State;
 use tenure_abi::{Reply, Status, reply};
-use tenure_mm::Pfn;
 use tenure_mm::model::Touch;
+use tenure_mm::{Gfn, Pfn};
 use world::{Layout, World};
 
 const PROTECTED: u64 = vm_flags::PROTECTED | vm_flags::RIGHT_REVOKE;
@@ -49,6 +49,23 @@ fn a_draining_page_in_a_range_answers_pending_with_its_index() {
     world.pin_cpu(world.frame(8 + 3));
     let waits = Reply { status: Status::Pending, done: 8, first: 2, mask: reply::CPU_PIN };
     assert_eq!(world.unshare(0, 0, 8, unshare::DRAIN), Some(waits));
+}
+
+/// B3: what one entry of a table said of many addresses still holds for those beside the range.
+#[test]
+fn addresses_beside_a_range_keep_their_status() {
+    let mut world = World::new(Layout::default());
+    world.create(0, PROTECTED);
+    world.topup(Some(0), world.frame(0), 8);
+    world.set_status(0, 512, 512, status::PRIVATE);
+    world.activate(0);
+    assert_eq!(world.share(0, 600, 4), Some(Reply::done(4)));
+    let vm = world.vm(0).unwrap();
+    let at = |gfn| world.mm.query_guest(&vm, Gfn(gfn), query::SHARE).unwrap().status;
+    assert_eq!(
+        [599, 600, 603, 604].map(at),
+        [status::PRIVATE, status::SHARED, status::SHARED, status::PRIVATE]
+    );
 }
 
 /// U4: all of 512 pages or none where nothing is scrubbed, 32 where something is; the lowest page that blocks is named. What

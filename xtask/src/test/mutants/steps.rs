@@ -231,8 +231,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant::new(
         "a range of mixed pages runs past its end",
         "transition/convert.rs",
-        &[("while index < count {\n            let at = gfn.offset(index);\n            let entry = cursor.entry", "while index <= count {\n            let at = gfn.offset(index);\n            let entry = cursor.entry")],
-        &["ranges::a_range_of_mixed_pages_touches_nothing_behind_it"],
+        &[("pages = entry.rest(at).min(count - index);", "pages = entry.rest(at);")],
+        &["ranges::addresses_beside_a_range_keep_their_status"],
     ),
     Mutant::new(
         "a pin outlives the host's reset",
